@@ -1,0 +1,50 @@
+# Two commands do everything: `make train` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+SHELL := /bin/bash
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-fast check format docs bench board clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# Installed once; again only when what is asked for changes.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"rlsys needs Python 3.11 or newer, not {v[0]}.{v[1]}: make PYTHON=python3.12" if v < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,box2d]'
+	touch $@
+
+install: .venv/installed ## create .venv and install rlsys with everything its tests need
+
+train: .venv/installed ## train PPO on CartPole until solved; leaves a replay in the run folder
+	$(BIN)/rlsys train experiment=cartpole
+
+test: .venv/installed ## run the whole test suite
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+check: .venv/installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed ## let ruff rewrite the code
+	$(BIN)/ruff check --fix -q .
+	$(BIN)/ruff format -q .
+
+docs: .venv/installed ## regenerate the pages that come from code
+	$(BIN)/python -m rlsys.log > docs/metrics.md
+
+bench: .venv/installed ## measure speed; writes benchmarks/results/
+	$(BIN)/python benchmarks/throughput.py
+
+results: .venv/installed ## train every experiment with five seeds and write docs/results.md
+	$(BIN)/python benchmarks/results.py
+
+board: .venv/installed ## TensorBoard on runs/
+	$(BIN)/rlsys board
+
+clean: ## remove the virtual environment and caches (runs/ stays)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,98 @@
+"""Train every experiment in conf/experiment/ with five seeds; write results/experiments.json and the README's table.
+
+    python benchmarks/results.py [NAME ...] [--seeds 5] [--jobs 2] [--table-only]
+
+Each run is a process of its own, started as a user would, so `seconds` are those of a user.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from rlsys.evaluate import bootstrap_interval
+from rlsys.provenance import provenance
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "experiments.json"
+MARKS = ("<!-- results -->\n", "<!-- /results -->")
+
+
+def train(name: str, seed: int, folder: str) -> dict:
+    """Train one experiment with one seed; returns its summary."""
+    command = [
+        sys.executable,
+        "-m",
+        "rlsys",
+        "train",
+        f"experiment={name}",
+        f"seed={seed}",
+        f"run_dir={folder}/{name}-{seed}",
+    ]
+    done = subprocess.run([*command, "replay=false", "--quiet"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    summary = json.loads(next(Path(folder, f"{name}-{seed}").rglob("summary.json")).read_text())
+    print(f"{name} seed {seed}: {summary['score']:.1f} in {summary['seconds']:.0f} s", flush=True)
+    return {"seed": seed, **summary}
+
+
+def row(name: str, result: dict) -> str:
+    """One experiment's row of the table."""
+    runs = result["runs"]
+    scores = np.array([run["score"] for run in runs])
+    low, high = bootstrap_interval(scores, np.mean)
+    threshold = runs[0]["reward_threshold"]
+    reached = f"{sum(run['solved'] for run in runs)} of {len(runs)}" if threshold is not None else "-"
+    seconds = np.median([run["seconds"] for run in runs])
+    return (
+        f"| `rlsys train experiment={name}` | {scores.mean():.1f} ({low:.1f} to {high:.1f}) | {scores.min():.1f} | {reached} "
+        f"| {runs[0]['steps']:,} | {seconds:.0f} s |"
+    )
+
+
+def write_table(results: dict) -> None:
+    """Put the table between the README's marks."""
+    lines = [
+        "| command | mean score (95 % interval over seeds) | worst seed | solved | steps | time |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [row(name, results[name]) for name in sorted(results)]
+    path = ROOT / "README.md"
+    before, rest = path.read_text().split(MARKS[0])
+    path.write_text(f"{before}{MARKS[0]}{chr(10).join(lines)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--table-only", action="store_true")
+    args = parser.parse_args()
+
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if not args.table_only:
+        names = args.names or sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+        machine = provenance()
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+            futures = {name: [pool.submit(train, name, seed, folder) for seed in range(args.seeds)] for name in names}
+            for name, runs in futures.items():
+                results[name] = {
+                    "runs": [future.result() for future in runs],
+                    "jobs_at_once": args.jobs,
+                    "machine": machine,
+                }
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write_table(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What a user writes: a `Sim` is a state record, a parameter record and four plain functions.
+
+    State  = state_dtype(x="real", x_dot="real", board=("i1", (12, 12)))
+    Params = params(gravity=9.8, mass=1.0)
+
+    @njit
+    def reset(s, p): ...                        # fill the state record s of a new episode
+    @njit
+    def step(s, p, action): ...                 # advance s; return (reward, terminated)
+    @njit
+    def observe(s, p, obs): ...                 # write the observation of s into the array obs
+    def draw(s, p, canvas): ...                 # optional, CPU only
+
+    SIM = Sim(name="CartPole", version=0, state=State, params=Params, reset=reset, ...)
+
+`s` and `p` are records (`s.x`, `s.board[i, j]`); `obs` is a view of the batch's observation array. Truncation,
+autoreset, seeding, levels, statistics and snapshots are the engine's: a sim has no code for them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+# What the engine keeps about each env, inside the same record as the sim's own state (so that a snapshot is one array).
+# A sim may read `s.level`, `s.elapsed` and `s.episode`.
+ENGINE_FIELDS = {
+    "key": "u8",  # random stream of this episode
+    "episode_return": "f8",  # undiscounted sum of rewards so far
+    "level": "i8",  # level id of this episode (0 in sims without levels)
+    "episode": "i8",  # episodes begun since the seed was set, from 0
+    "elapsed": "i4",  # steps taken in this episode
+    "draws": "u4",  # random numbers drawn in this episode
+    "ended": "u1",  # the last step ended the episode (NEXT_STEP autoreset only)
+}
+REAL = {"float32": "f4", "float64": "f8"}
+
+# Level ids of the three splits: disjoint by construction.
+SPLITS = {"train": (0, 2**30), "validation": (2**30, 2**29), "test": (2**30 + 2**29, 2**29)}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of a record whose floating-point width (`"real"`) is chosen when an env is made."""
+
+    spec: Mapping[str, Any]
+
+    def dtype(self, precision: str, extra: Mapping[str, str] = {}) -> np.dtype:
+        """The NumPy record dtype at `precision` ("float32" or "float64")."""
+        fields = [(name, *self._sized(spec, precision)) for name, spec in {**self.spec, **extra}.items()]
+        return np.dtype(fields, align=True)
+
+    @staticmethod
+    def _sized(spec, precision):
+        kind, *shape = spec if isinstance(spec, tuple) else (spec,)
+        return (REAL[precision] if kind == "real" else kind, *shape)
+
+
+@dataclass(frozen=True)
+class Params(Fields):
+    """Named parameters with defaults."""
+
+    defaults: Mapping[str, float | int]
+
+    def check(self, overrides: Mapping[str, Any]) -> None:
+        """Raise `ValueError` for an override that names no parameter or is not a number or [low, high] range."""
+        for name, value in overrides.items():
+            if name not in self.defaults:
+                near = get_close_matches(name, self.defaults, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"params has no {name!r}.{hint} Parameters: {', '.join(self.defaults) or 'none'}.")
+            try:
+                array = np.asarray(value, np.float64)
+            except (TypeError, ValueError):
+                array = np.array(np.nan)
+            if array.size == 0 or not np.isfinite(array).all():
+                raise ValueError(f"params.{name}={value!r} is not a finite number, a [low, high] range or an array.")
+            if isinstance(value, list | tuple) and (array.shape != (2,) or array[0] > array[1]):
+                raise ValueError(f"params.{name}={value!r} is not a range [low, high] with low <= high.")
+
+
+def state_dtype(**fields: str | tuple[str, tuple[int, ...]]) -> Fields:
+    """Declare a sim's state record: `name="real"` (the env's float width), any NumPy type code, or `(code, shape)`."""
+    for name in fields:
+        if name in ENGINE_FIELDS:
+            raise ValueError(f"state field {name!r} is kept by the engine; choose another name.")
+    return Fields(fields)
+
+
+def params(**defaults: float | int) -> Params:
+    """Declare a sim's parameters and their defaults: floats become "real", integers int64."""
+    spec = {name: "real" if isinstance(value, float) else "i8" for name, value in defaults.items()}
+    return Params(spec or {"none": "i8"}, defaults)
+
+
+@dataclass(frozen=True, eq=False)
+class Sim:
+    """A simulator: everything the engine needs to run N copies of a world. See this module's docstring."""
+
+    name: str
+    version: int
+    state: Fields
+    params: Params
+    reset: Callable[..., None]
+    step: Callable[..., tuple[float, bool]]
+    observe: Callable[..., None]
+    observation_space: gymnasium.spaces.Space
+    action_space: gymnasium.spaces.Space
+    max_episode_steps: int
+    draw: Callable[..., None] | None = None
+    reward_threshold: float | None = None
+    levels: bool = False  # episodes differ by `s.level`
+    frame_rate: int = 30  # frames a second of a replay in real time
+
+    def __post_init__(self):
+        spaces = gymnasium.spaces
+        if not isinstance(self.observation_space, spaces.Box | spaces.MultiBinary):
+            raise ValueError(
+                f"{self.name}: observation_space must be Box or MultiBinary, not {self.observation_space}."
+            )
+        if not isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
+            raise ValueError(
+                f"{self.name}: action_space must be Discrete, MultiDiscrete or Box, not {self.action_space}."
+            )
+        if isinstance(self.action_space, spaces.Discrete) and self.action_space.start != 0:
+            raise ValueError(f"{self.name}: a Discrete action_space must start at 0.")
+        if self.max_episode_steps < 1:
+            raise ValueError(f"{self.name}: max_episode_steps={self.max_episode_steps} must be at least 1.")
+
+    @property
+    def id(self) -> str:
+        """The Gymnasium id, e.g. `rlsys/CartPole-v0`."""
+        return f"rlsys/{self.name}-v{self.version}"

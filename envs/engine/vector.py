@@ -1,0 +1,326 @@
+"""`SimVectorEnv`: N copies of one Sim behind Gymnasium's vector API.
+
+What it adds to `gymnasium.vector.VectorEnv`: arrays are written in place (`step(actions, out=...)`), the whole state is
+one array (`state`, `get_state`, `set_state`), and what env i does depends on (seed, split, i) and its own actions.
+"""
+
+import operator
+from typing import Any, NamedTuple
+
+import gymnasium
+import numba
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from envs.engine import kernels, rng
+from envs.engine.canvas import Canvas
+from envs.engine.sim import ENGINE_FIELDS, REAL, SPLITS, Sim
+from envs.registration import get_sim
+
+PARALLEL_FROM = 8192  # envs; below this, waking threads costs more than they save
+SPLIT_SALT = {"train": 0, "validation": 1, "test": 2}
+BACKENDS = ("auto", *kernels.BACKENDS)
+
+
+class Transition(NamedTuple):
+    """The arrays that one `step` writes (N envs). The last three have meaning only in rows whose episode ended."""
+
+    obs: NDArray  # [N, ...] the observation to act on next (after a SAME_STEP autoreset: of the new episode)
+    reward: NDArray  # [N] float32, or float64 at precision float64
+    terminated: NDArray  # [N] bool: the world ended the episode
+    truncated: NDArray  # [N] bool: the step limit was reached (both flags may be set)
+    final_obs: NDArray  # [N, ...] the last observation of the episode that ended
+    episode_return: NDArray  # [N] float64, undiscounted
+    episode_length: NDArray  # [N] int64
+
+
+class SimVectorEnv(VectorEnv):
+    """N copies of `sim`.
+
+    seed: of the random streams; None draws one from the operating system.
+    params: overrides by name. A number holds for all envs; a `[low, high]` list is drawn uniformly, once per env and
+        seed (domain randomisation); an array of shape (N,) gives each env its own value.
+    split: "train", "validation" or "test". The three have disjoint level ids and unrelated random streams.
+    num_levels: how many of the split's levels to use; 0 means all. Only for sims with levels.
+    backend: "serial", "parallel", "python" (see `kernels.load`), or "auto": parallel from 8192 envs on.
+    precision: "float32" or "float64", of the sim's real state and parameters and of the reward.
+    autoreset_mode: "SameStep" (the step that ends an episode returns the next one's first observation; the last one is
+        in `final_obs`) or "NextStep" (it returns the last observation; the next step resets and ignores its action).
+    copy: return fresh arrays from `reset` and `step` (Gymnasium's custom) instead of the env's own, which the next call
+        overwrites.
+
+    Raises ValueError for anything else, naming it.
+    """
+
+    def __init__(
+        self,
+        sim: Sim,
+        num_envs: int = 1,
+        *,
+        seed: int | None = None,
+        params: dict[str, Any] | None = None,
+        split: str = "train",
+        num_levels: int = 0,
+        max_episode_steps: int | None = None,
+        backend: str = "auto",
+        precision: str = "float32",
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
+        copy: bool = False,
+    ):
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": sim.frame_rate}
+        self.metadata["autoreset_mode"] = mode = _autoreset_mode(autoreset_mode)
+        _one_of("split", split, SPLITS)
+        _one_of("backend", backend, BACKENDS)
+        _one_of("precision", precision, REAL)
+        _one_of("render_mode", render_mode, (None, "rgb_array"))
+        if num_envs < 1:
+            raise ValueError(f"num_envs={num_envs} must be at least 1.")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1.")
+        first_level, all_levels = SPLITS[split]
+        if num_levels and not sim.levels:
+            raise ValueError(f"num_levels={num_levels}: {sim.name} has no levels.")
+        if not 0 <= num_levels <= all_levels:
+            raise ValueError(f"num_levels={num_levels} must be between 0 and {all_levels}.")
+        sim.params.check(params or {})
+
+        if backend == "auto":
+            backend = "parallel" if num_envs >= PARALLEL_FROM and numba.get_num_threads() > 1 else "serial"
+        self.sim, self.num_envs, self.render_mode = sim, num_envs, render_mode
+        self.backend, self.precision, self.split, self.copy = backend, precision, split, copy
+        self.max_episode_steps = max_episode_steps or sim.max_episode_steps
+        self.single_observation_space, self.single_action_space = sim.observation_space, sim.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+        state_dtype = sim.state.dtype(precision, ENGINE_FIELDS)
+        self._states = np.zeros(num_envs, state_dtype)
+        self._blank = np.zeros(1, state_dtype)
+        self._overrides = dict(params or {})
+        per_env = any(np.ndim(value) > 0 for value in self._overrides.values())
+        self._params = np.zeros(num_envs if per_env else 1, sim.params.dtype(precision))
+        self._levels = (first_level, (num_levels or all_levels) if sim.levels else 0)
+        threads = numba.get_num_threads() if backend == "parallel" else 1
+        self._chunk = max(1, -(-num_envs // threads))
+        self._next_step = mode is AutoresetMode.NEXT_STEP
+        self._kernels = kernels.load(sim, backend)
+        self._out = self.arrays()
+        self.valid: NDArray | None = None
+        self._discrete = not isinstance(sim.action_space, gymnasium.spaces.Box)
+        self._action_dtype = np.dtype(np.int64 if self._discrete else np.float32)
+        self._action_shape = (num_envs, *(sim.action_space.shape or ()))
+        self._seed_episode_streams(seed)
+
+    # -- Gymnasium's API ---------------------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Start a new episode in every env; returns (obs [N, ...], info).
+
+        seed: restart all random streams from it (None: go on with the present ones).
+        options: `reset_mask` (N,) bool: only these envs; `level`: an int or (N,) ints to play instead of drawn ones.
+        """
+        options = options or {}
+        if unknown := set(options) - {"reset_mask", "level"}:
+            raise ValueError(f"reset options {sorted(unknown)} are unknown. Known: reset_mask, level.")
+        mask = np.ones(self.num_envs, bool)
+        if options.get("reset_mask") is not None:
+            mask[:] = np.asarray(options["reset_mask"], bool)
+        if seed is not None:
+            self._seed_episode_streams(seed)
+        self._run(
+            self._kernels.reset_batch, self._forced_levels(options.get("level")), mask, self._out.obs, self._chunk
+        )
+        return self._returned(self._out.obs), {}
+
+    def step(self, actions: NDArray, out: Transition | None = None):
+        """Advance every env by one step; returns (obs, reward, terminated, truncated, info), arrays over N envs.
+
+        actions: (N,) integers for Discrete, (N, k) integers for MultiDiscrete, (N, ...) floats for Box.
+        out: arrays to write into (from `arrays`); by default the env's own.
+        info: empty, or, if episodes ended, `final_obs` and `episode` (`r` return, `l` length) with their row masks.
+        """
+        out = self._out if out is None else out
+        done = self.advance(actions, out)
+        info: dict[str, Any] = {}
+        if done is not None:
+            episode = {"r": out.episode_return * done, "l": out.episode_length * done}
+            info = {"episode": episode, "_episode": done}
+            if not self._next_step:
+                info |= {"final_obs": self._returned(out.final_obs), "_final_obs": done}
+        obs, reward, terminated, truncated = (self._returned(array) for array in out[:4])
+        return obs, reward, terminated, truncated, info
+
+    def render(self) -> tuple[NDArray, ...]:
+        """One RGB frame (height, width, 3) uint8 for each env."""
+        return tuple(self.frame(i) for i in range(self.num_envs))
+
+    # -- beyond Gymnasium --------------------------------------------------------------------------------------------
+
+    def advance(self, actions: NDArray, out: Transition) -> NDArray | None:
+        """`step` without its wrapping: fills `out`; returns the mask (N,) of envs whose episode ended, or None if none.
+
+        Sets `valid`, the mask (N,) of rows that are experience: all (None), but for the resets of NextStep.
+        """
+        actions = self._checked(actions)
+        if self._next_step:
+            self.valid = self._states["ended"] == 0
+        ended = self._run(self._kernels.step_batch, self.max_episode_steps, self._next_step, actions, *out, self._chunk)
+        if ended < 0:
+            self._reject(actions, -1 - ended)
+        return out.terminated | out.truncated if ended else None
+
+    def restart(self, obs: NDArray) -> None:
+        """Begin with the first episodes of this env's seed (again); writes their observations into obs (N, ...)."""
+        obs[:] = self.reset(seed=self.seed)[0]
+
+    def arrays(self) -> Transition:
+        """Fresh arrays of the right shapes for `step(..., out=...)`."""
+        n, space = self.num_envs, self.single_observation_space
+        shape = (n, *(space.shape or ()))
+        return Transition(
+            obs=np.zeros(shape, space.dtype),
+            reward=np.zeros(n, REAL[self.precision]),
+            terminated=np.zeros(n, bool),
+            truncated=np.zeros(n, bool),
+            final_obs=np.zeros(shape, space.dtype),
+            episode_return=np.zeros(n, np.float64),
+            episode_length=np.zeros(n, np.int64),
+        )
+
+    @property
+    def state(self) -> NDArray:
+        """The live state records (N,): `env.state["theta"][3] = 0.1`. Call `observe` afterwards."""
+        return self._states
+
+    @property
+    def params(self) -> NDArray:
+        """The live parameter records, (1,) if all envs share them, else (N,)."""
+        return self._params
+
+    def observe(self, out: NDArray | None = None) -> NDArray:
+        """The observations (N, ...) of the state as it stands."""
+        obs = self._out.obs if out is None else out
+        stride = int(len(self._params) > 1)
+        if self.backend == "python":
+            with np.errstate(over="ignore"):
+                self._kernels.observe_batch(self._states.view(np.recarray), self._params.view(np.recarray), stride, obs)
+        else:
+            self._kernels.observe_batch(self._states, self._params, stride, obs)
+        return obs
+
+    def get_state(self) -> dict[str, NDArray]:
+        """Everything that decides the future, as arrays: with the same actions, `set_state` replays the same steps."""
+        return {
+            "states": self._states.view(np.uint8).copy(),
+            "params": self._params.view(np.uint8).copy(),
+            "seed": np.array([self._seed], np.uint64).view(np.int64),
+        }
+
+    def set_state(self, state: dict[str, NDArray], obs: NDArray | None = None) -> None:
+        """Restore what `get_state` returned, from an env of the same sim, number of envs, precision and parameters.
+
+        obs (N, ...), if given, is filled with the observations.
+        """
+        for name, mine in (("states", self._states), ("params", self._params)):
+            theirs = np.asarray(state[name], np.uint8).reshape(-1)
+            if theirs.nbytes != mine.nbytes:
+                raise ValueError(
+                    f"{name}: snapshot has {theirs.nbytes} bytes, this env {mine.nbytes}; it is of another env."
+                )
+            mine.view(np.uint8)[:] = theirs
+        self._seed = np.asarray(state["seed"], np.int64).reshape(-1).view(np.uint64)[0]
+        self.observe(obs)
+
+    def frame(self, i: int, size: int = 400) -> NDArray:
+        """A picture of env i, (size, size, 3) uint8, drawn without a display."""
+        if self.sim.draw is None:
+            raise ValueError(f"{self.sim.name} has no draw function, so it cannot be rendered.")
+        canvas = Canvas(size, size)
+        params = self._params.view(np.recarray)[i * int(len(self._params) > 1)]
+        self.sim.draw(self._states.view(np.recarray)[i], params, canvas)
+        return canvas.pixels()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _run(self, kernel, *arguments):
+        stride = int(len(self._params) > 1)
+        first_level, num_levels = self._levels
+        states, blank, params = self._states, self._blank, self._params
+        if self.backend != "python":
+            return kernel(states, blank, params, stride, self._seed, first_level, num_levels, *arguments)
+        records = (array.view(np.recarray) for array in (states, blank, params))
+        with np.errstate(over="ignore"):  # NumPy warns where unsigned integers wrap around, as they should
+            return kernel(*records, stride, self._seed, first_level, num_levels, *arguments)
+
+    def _seed_episode_streams(self, seed: int | None) -> None:
+        """Seed the streams, so that the next episode of each env is its first, and draw the randomised parameters."""
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
+        self.seed = seed = operator.index(seed)
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed} must be between 0 and 2^63 - 1.")
+        with np.errstate(over="ignore"):
+            self._seed = np.uint64(rng.stream_key(np.uint64(seed), np.uint64(SPLIT_SALT[self.split]), np.uint64(0)))
+        self._blank["episode"] = -1
+        self._states[:] = self._blank
+        for k, (name, default) in enumerate(self.sim.params.defaults.items()):
+            value = self._overrides.get(name, default)
+            if isinstance(value, list | tuple):
+                draws = np.random.Generator(np.random.Philox(key=[int(self._seed), k]))
+                value = value[0] + (value[1] - value[0]) * draws.random(self.num_envs)
+            elif np.ndim(value) and np.shape(value) != (self.num_envs,):
+                raise ValueError(f"params.{name} has shape {np.shape(value)}; expected a number or ({self.num_envs},).")
+            self._params[name] = value
+
+    def _forced_levels(self, level) -> NDArray:
+        forced = np.full(self.num_envs, -1, np.int64)
+        if level is not None:
+            if not self.sim.levels:
+                raise ValueError(f"options['level']={level!r}: {self.sim.name} has no levels.")
+            forced[:] = np.asarray(level, np.int64)
+            if (forced < 0).any():
+                raise ValueError(f"options['level']={level!r}: level ids are not negative.")
+        return forced
+
+    def _returned(self, array: NDArray) -> NDArray:
+        return array.copy() if self.copy else array
+
+    def _checked(self, actions: Any) -> NDArray:
+        """`actions` as a contiguous array of the dtype and shape that the kernel takes."""
+        if type(actions) is np.ndarray and actions.dtype == self._action_dtype and actions.shape == self._action_shape:
+            return np.ascontiguousarray(actions)
+        array = np.asarray(actions)
+        if array.shape != self._action_shape:
+            raise ValueError(
+                f"actions have shape {array.shape}; {self.sim.name} with {self.num_envs} envs takes "
+                f"{self._action_shape}."
+            )
+        if array.dtype.kind not in ("iu" if self._discrete else "iuf"):
+            wanted = "integers" if self._discrete else "floats"
+            raise ValueError(
+                f"actions have dtype {array.dtype}; {self.sim.name} takes {wanted} ({self._action_dtype})."
+            )
+        return np.ascontiguousarray(array, self._action_dtype)
+
+    def _reject(self, actions: NDArray, i: int) -> None:
+        raise ValueError(f"action {actions[i]!r} of env {i} is not in {self.single_action_space}; no env was stepped.")
+
+
+def make(sim: str | Sim, num_envs: int = 1, **kwargs: Any) -> SimVectorEnv:
+    """The entry point of `gymnasium.make_vec`: a SimVectorEnv that, as is Gymnasium's custom, returns copies."""
+    return SimVectorEnv(get_sim(sim), num_envs, **{"copy": True, **kwargs})
+
+
+def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    offered = {"SameStep": AutoresetMode.SAME_STEP, "NextStep": AutoresetMode.NEXT_STEP}
+    name = mode.value if isinstance(mode, AutoresetMode) else mode
+    _one_of("autoreset_mode", name, offered)
+    return offered[name]
+
+
+def _one_of(name: str, value: Any, allowed: Any) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}.")

@@ -1,0 +1,279 @@
+"""Any Gymnasium environment, made to look like a native one: arrays written in place, `final_obs`, one obs array.
+
+`GymVectorEnv` steps a `gymnasium.vector.VectorEnv` and reads its autoreset mode, so that what the trainer sees is always
+the same: the observation to act on next, the last observation of an episode that ended, and which rows are experience.
+
+Observations become one array of a fixed shape: Box and MultiBinary as they are; Discrete and MultiDiscrete one-hot; Dict
+and Tuple flattened to a float32 vector, whose parts (numbers, one-hot, image) `parts` lists so that a network can tell
+them apart.
+"""
+
+import importlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from envs.engine.vector import SPLIT_SALT, Transition
+
+IMAGE_FROM = 36  # pixels; a uint8 picture smaller than this is a grid
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One space inside an observation space: where it is, what its numbers mean, and its shape once packed."""
+
+    path: tuple[Any, ...]
+    space: spaces.Space
+    kind: str  # "vector", "binary", "grid" or "image" (channels last)
+    shape: tuple[int, ...]
+
+    def pack(self, obs: Any, n: int) -> NDArray:
+        """This leaf of a batch of n observations, (n, *shape)."""
+        for key in self.path:
+            obs = obs[key]
+        array = np.asarray(obs)
+        if isinstance(self.space, spaces.Discrete):
+            return _one_hot(array.reshape(n) - self.space.start, int(self.space.n))
+        if isinstance(self.space, spaces.MultiDiscrete):
+            nvec = np.asarray(self.space.nvec).ravel()
+            digits = array.reshape(n, -1) - np.asarray(self.space.start).ravel()
+            return np.concatenate([_one_hot(digits[:, k], int(size)) for k, size in enumerate(nvec)], axis=1)
+        if _is_channels_first(self.space):
+            array = np.moveaxis(array, -3, -1)
+        return array.reshape(n, *self.shape)
+
+
+def leaves(space: spaces.Space, path: tuple[Any, ...] = ()) -> Iterator[Leaf]:
+    """The leaves of an observation space, in a fixed order. ValueError for a space no network here can read."""
+    if isinstance(space, spaces.Dict):
+        for key, inner in space.spaces.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(space, spaces.Tuple):
+        for index, inner in enumerate(space.spaces):
+            yield from leaves(inner, (*path, index))
+    elif isinstance(space, spaces.Discrete):
+        yield Leaf(path, space, "binary", (int(space.n),))
+    elif isinstance(space, spaces.MultiDiscrete):
+        yield Leaf(path, space, "binary", (int(np.sum(space.nvec)),))
+    elif isinstance(space, spaces.MultiBinary):
+        yield Leaf(path, space, "grid" if len(space.shape) == 3 else "binary", space.shape)
+    elif isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind in "fiub":
+        yield _box_leaf(path, space)
+    else:
+        where = "".join(f"[{key!r}]" for key in path)
+        raise ValueError(
+            f"observation space{where} {space} is not supported. Supported: Box, Discrete, MultiDiscrete, MultiBinary, and "
+            "Dict and Tuple of these. Wrap the environment to return one of them."
+        )
+
+
+def _box_leaf(path: tuple[Any, ...], space: spaces.Box) -> Leaf:
+    if len(space.shape) != 3:
+        return Leaf(path, space, "vector", space.shape)
+    channels, *size = space.shape if _is_channels_first(space) else (space.shape[2], *space.shape[:2])
+    kind = "image" if space.dtype == np.uint8 else "grid"
+    return Leaf(path, space, kind, (*size, channels))
+
+
+def _is_channels_first(space: spaces.Space) -> bool:
+    shape = space.shape or ()
+    return isinstance(space, spaces.Box) and len(shape) == 3 and shape[0] < min(shape[1:])
+
+
+def _one_hot(index: NDArray, n: int) -> NDArray:
+    return np.eye(n, dtype=np.float32)[index] if n <= 64 else (index[:, None] == np.arange(n)).astype(np.float32)
+
+
+class GymVectorEnv:
+    """A `gymnasium.vector.VectorEnv` with the interface of `SimVectorEnv` that the trainer uses.
+
+    valid: (N,) bool, rows of the last step that are experience (a NEXT_STEP reset is not); None means all.
+    """
+
+    def __init__(self, env: VectorEnv, *, seed: int = 0, split: str = "train"):
+        self.env, self.num_envs, self.metadata = env, env.num_envs, env.metadata
+        self.single_observation_space = env.single_observation_space
+        self.leaves = list(leaves(env.single_observation_space))
+        self.single_action_space = check_action_space(env.single_action_space)
+        self.mode = env.metadata.get("autoreset_mode")
+        if not isinstance(self.mode, AutoresetMode):
+            raise ValueError(
+                f"{env}: metadata['autoreset_mode']={self.mode!r} is not an AutoresetMode; cannot train on it."
+            )
+        first = self.leaves[0]
+        if len(self.leaves) > 1 or first.path or first.kind == "vector":
+            self.obs_shape = first.shape if len(self.leaves) == 1 else (sum(math.prod(p.shape) for p in self.leaves),)
+            self.obs_dtype: np.dtype = np.dtype(np.float32)
+        else:
+            self.obs_shape = first.shape
+            self.obs_dtype = np.dtype(first.space.dtype if first.kind in ("image", "grid") else np.float32)
+        # Gymnasium numbers the envs' seeds seed, seed + 1, ...: start far apart for every (seed, split).
+        self.seed = int(np.random.SeedSequence([seed, SPLIT_SALT[split]]).generate_state(1)[0]) >> 2
+        self.valid = np.ones(self.num_envs, bool) if self.mode is AutoresetMode.NEXT_STEP else None
+        self._restores = 0
+        self._returns = np.zeros(self.num_envs)
+        self._lengths = np.zeros(self.num_envs, np.int64)
+        self._was_done = np.zeros(self.num_envs, bool)
+
+    def arrays(self) -> Transition:
+        """Fresh arrays for `step(actions, out)`."""
+        n = self.num_envs
+        return Transition(
+            obs=np.zeros((n, *self.obs_shape), self.obs_dtype),
+            reward=np.zeros(n, np.float32),
+            terminated=np.zeros(n, bool),
+            truncated=np.zeros(n, bool),
+            final_obs=np.zeros((n, *self.obs_shape), self.obs_dtype),
+            episode_return=np.zeros(n),
+            episode_length=np.zeros(n, np.int64),
+        )
+
+    def restart(self, obs: NDArray) -> None:
+        """Begin with the first episodes of this env's seed (again); writes their observations into obs (N, ...)."""
+        self._begin(self.seed, obs)
+
+    def advance(self, actions: NDArray, out: Transition) -> NDArray | None:
+        """Step every env; fills `out`; returns the mask (N,) of envs whose episode ended, or None if none.
+
+        Sets `valid`, the mask (N,) of rows that are experience: all (None), but for the resets of NextStep.
+        """
+        obs, reward, terminated, truncated, info = self.env.step(actions)
+        out.reward[:], out.terminated[:], out.truncated[:] = reward, terminated, truncated
+        self._pack(obs, out.obs)
+        if self.valid is not None:  # NEXT_STEP: after an end comes one step that only resets
+            np.logical_not(self._was_done, out=self.valid)
+        self._returns += out.reward
+        self._lengths += 1 if self.valid is None else self.valid
+        done = out.terminated | out.truncated
+        self._was_done[:] = done
+        if not done.any():
+            return None
+        self._end_episodes(done, info, out)
+        return done
+
+    def get_state(self) -> dict[str, Any]:
+        """Gymnasium has no way to save an environment; only how often this one was put back is remembered."""
+        return {"restores": self._restores}
+
+    def set_state(self, state: dict[str, Any], obs: NDArray) -> None:
+        """Begin new episodes, not seen before; writes their observations into obs (N, ...)."""
+        self._restores = state["restores"] + 1
+        self._begin(self.seed + self._restores * self.num_envs, obs)
+
+    def _begin(self, seed: int, out: NDArray) -> None:
+        obs, _ = self.env.reset(seed=seed)
+        self._returns[:], self._lengths[:], self._was_done[:] = 0.0, 0, False
+        self._pack(obs, out)
+
+    def _end_episodes(self, done: NDArray, info: dict[str, Any], out: Transition) -> None:
+        if self.mode is AutoresetMode.SAME_STEP:
+            for i in np.flatnonzero(done):
+                last = _batch_of_one(info["final_obs"][i], self.env.single_observation_space)
+                out.final_obs[i] = self._packed(last, 1)[0]
+        else:
+            out.final_obs[done] = out.obs[done]
+        if self.mode is AutoresetMode.DISABLED:
+            obs, _ = self.env.reset(options={"reset_mask": done})
+            self._pack(obs, out.obs)
+        out.episode_return[done], out.episode_length[done] = self._returns[done], self._lengths[done]
+        self._returns[done], self._lengths[done] = 0.0, 0
+
+    def _pack(self, obs: Any, out: NDArray) -> None:
+        out[:] = self._packed(obs, self.num_envs)
+
+    def _packed(self, obs: Any, n: int) -> NDArray:
+        if len(self.leaves) == 1:
+            return self.leaves[0].pack(obs, n)
+        return np.concatenate([leaf.pack(obs, n).reshape(n, -1) for leaf in self.leaves], axis=1)
+
+    def frame(self, i: int) -> NDArray:
+        """A picture of env i, (height, width, 3) uint8; needs render_mode="rgb_array"."""
+        frames = self.env.render()
+        if frames is None:
+            raise ValueError("this environment was made without render_mode='rgb_array', so it has no pictures.")
+        return np.asarray(frames[i])
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def _batch_of_one(obs: Any, space: spaces.Space) -> Any:
+    """One observation as a batch of one, with the nesting of its space."""
+    if isinstance(space, spaces.Dict):
+        return {key: _batch_of_one(obs[key], inner) for key, inner in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_batch_of_one(x, inner) for x, inner in zip(obs, space.spaces, strict=True))
+    return np.asarray(obs)[None]
+
+
+def check_action_space(space: spaces.Space) -> spaces.Space:
+    """`space` if an agent here can act in it, else ValueError."""
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return space
+    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+        return space
+    raise ValueError(f"action space {space} is not supported. Supported: Discrete (from 0) and Box of floats.")
+
+
+_importable: set[str] = set()
+
+
+def allow_import(module: str) -> None:
+    """Let environment ids name this module. Making "module:Name-v0" runs the module's code, so a config alone may not."""
+    _importable.add(module)
+
+
+def check_id(env_id: str) -> None:
+    """Raise ValueError unless `env_id` is registered, after importing the module that it names, if that is allowed."""
+    module, _, name = env_id.rpartition(":")
+    if module and module not in _importable:
+        raise ValueError(
+            f"env.id={env_id!r} would import the module {module!r}. If you trust it, add --allow-import {module}"
+        )
+    try:
+        if module:
+            importlib.import_module(module)
+        gymnasium.spec(name)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise ValueError(f"env.id={env_id!r} cannot be made: {error}") from error
+
+
+def make(
+    env_id: str,
+    num_envs: int,
+    *,
+    vectorization: str = "sync",
+    kwargs: dict[str, Any] = {},
+    seed: int = 0,
+    split: str = "train",
+    autoreset_mode: str = "SameStep",
+    render_mode: str | None = None,
+) -> GymVectorEnv:
+    """`num_envs` copies of the Gymnasium environment `env_id`.
+
+    vectorization: "sync" (this process), "async" (one process each) or "native" (the env's own vector implementation,
+        whose autoreset mode is what it is).
+    env_id: a registered name, or "module:Name-v0" for a module given to `allow_import` before.
+    Raises ValueError for an unknown id, a module that is not allowed, or an unsupported space.
+    """
+    check_id(env_id)
+    if render_mode:
+        kwargs = {**kwargs, "render_mode": render_mode}
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
+    mode = "vector_entry_point" if vectorization == "native" else vectorization
+    options: dict[str, Any] = {"vectorization_mode": mode, **kwargs}
+    if vectorization != "native":
+        options["vector_kwargs"] = {"autoreset_mode": AutoresetMode(autoreset_mode)}
+    try:
+        env = gymnasium.make_vec(env_id, num_envs, **options)
+    except (gymnasium.error.Error, TypeError) as error:
+        raise ValueError(f"env.id={env_id!r} cannot be made: {error}") from error
+    return GymVectorEnv(env, seed=seed, split=split)

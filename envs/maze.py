@@ -1,0 +1,179 @@
+"""Maze: find the way to the goal, in a maze never seen before.
+
+A level is a perfect maze (exactly one way between any two cells) of 9 x 9 cells, drawn on a grid of 19 x 19 squares:
+cells, the passages between them, and walls. Walls, start and goal are a function of the level id alone, so a split of
+level ids ("train", "test") is a split of mazes, and the score on the test levels measures generalisation.
+
+**Action** `Discrete(4)`: move one square 0 up, 1 right, 2 down, 3 left. Into a wall: nothing happens.
+
+**Observation** `MultiBinary((19, 19, 3))`, a square by (row, column, plane), row 0 at the top:
+
+| plane | 1 where |
+|---|---|
+| 0 | a wall is |
+| 1 | the agent is |
+| 2 | the goal is |
+
+**Reward** 1 on reaching the goal, else 0. **Start**: start and goal are uniform on distinct cells.
+**End**: terminated at the goal; truncated after 500 steps (the longest way possible has 160).
+**Solved** at a mean return of 0.95 on test levels. The shortest way, `optimal_steps(level)`, has 40 steps on average; a
+random walk finds the goal in one level of five.
+
+**Parameters**: none. **Levels**: yes.
+
+**Source**: levels by randomised depth-first search; protocol of Cobbe et al., "Leveraging procedural generation to
+benchmark reinforcement learning", ICML 2020.
+"""
+
+from collections import deque
+from functools import cache
+
+from gymnasium.spaces import Discrete, MultiBinary
+
+from envs.engine import Sim, njit, params, randint, seed_by_level, state_dtype
+
+SIDE = 9  # cells
+SIZE = 2 * SIDE + 1  # squares; cell (i, j) is square (2 i + 1, 2 j + 1)
+OPEN, WALL = 0, 1  # codes of `walls`
+DOWN, RIGHT = (-1, 0, 1, 0), (0, 1, 0, -1)  # rows and columns of a move up, right, down, left
+
+State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", walls=("u1", (SIZE, SIZE)))
+Params = params()
+
+
+@njit
+def is_unvisited(s, row, column):
+    return 0 < row < SIZE and 0 < column < SIZE and s.walls[row, column] == WALL
+
+
+@njit
+def open_direction(s, row, column, skip):
+    """The direction of an unvisited neighbour cell, after `skip` others."""
+    for direction in range(4):
+        if is_unvisited(s, row + 2 * DOWN[direction], column + 2 * RIGHT[direction]):
+            if skip == 0:
+                return direction
+            skip -= 1
+    return 0
+
+
+@njit
+def carve(s):
+    """Cut a maze into solid wall: walk to a random unvisited neighbour cell; where there is none, go back one cell.
+
+    The way back is kept in the maze itself: until the end, a visited cell holds 2 + the direction it was entered in.
+    """
+    row, column = 2 * randint(s, SIDE) + 1, 2 * randint(s, SIDE) + 1
+    root_row, root_column = row, column
+    s.walls[row, column] = 2
+    while True:
+        choices = 0
+        for direction in range(4):
+            choices += is_unvisited(s, row + 2 * DOWN[direction], column + 2 * RIGHT[direction])
+        if choices > 0:
+            direction = open_direction(s, row, column, randint(s, choices))
+            s.walls[row + DOWN[direction], column + RIGHT[direction]] = OPEN
+            row, column = row + 2 * DOWN[direction], column + 2 * RIGHT[direction]
+            s.walls[row, column] = 2 + direction
+        elif row == root_row and column == root_column:
+            break
+        else:
+            direction = s.walls[row, column] - 2
+            row, column = row - 2 * DOWN[direction], column - 2 * RIGHT[direction]
+    for i in range(1, SIZE, 2):
+        for j in range(1, SIZE, 2):
+            s.walls[i, j] = OPEN
+
+
+@njit
+def reset(s, p):
+    seed_by_level(s)
+    for i in range(SIZE):
+        for j in range(SIZE):
+            s.walls[i, j] = WALL
+    carve(s)
+    start = randint(s, SIDE * SIDE)
+    goal = randint(s, SIDE * SIDE - 1)
+    goal += goal >= start  # any cell but the start
+    s.row, s.column = 2 * (start // SIDE) + 1, 2 * (start % SIDE) + 1
+    s.goal_row, s.goal_column = 2 * (goal // SIDE) + 1, 2 * (goal % SIDE) + 1
+
+
+@njit
+def step(s, p, action):
+    row, column = int(s.row) + DOWN[action], int(s.column) + RIGHT[action]
+    if s.walls[row, column] == OPEN:
+        s.row, s.column = row, column
+    arrived = s.row == s.goal_row and s.column == s.goal_column
+    return (1.0 if arrived else 0.0), arrived
+
+
+@njit
+def observe(s, p, obs):
+    for row in range(SIZE):
+        for column in range(SIZE):
+            obs[row, column, 0] = s.walls[row, column]
+            obs[row, column, 1] = 0
+            obs[row, column, 2] = 0
+    obs[s.row, s.column, 1] = 1
+    obs[s.goal_row, s.goal_column, 2] = 1
+
+
+def draw(s, p, canvas):
+    codes = s.walls.copy()
+    codes[s.goal_row, s.goal_column] = 2
+    canvas.tiles(codes, ["paper", "ink", "leaf"])
+    canvas.disc(s.column + 0.5, SIZE - s.row - 0.5, 0.42, color="orange")
+
+
+def shortest_way(walls, start, goal) -> list[int]:
+    """The actions that lead from square `start` to square `goal`, as few as possible (breadth-first search)."""
+    came_by = {start: -1}
+    queue = deque([start])
+    while goal not in came_by:
+        row, column = queue.popleft()
+        for action, (down, right) in enumerate(zip(DOWN, RIGHT, strict=True)):
+            square = (row + down, column + right)
+            if not walls[square] and square not in came_by:
+                came_by[square] = action
+                queue.append(square)
+    way, square = [], goal
+    while square != start:
+        action = came_by[square]
+        way.append(action)
+        square = (square[0] - DOWN[action], square[1] - RIGHT[action])
+    return way[::-1]
+
+
+def optimal_steps(level: int) -> int:
+    """The least number of steps that solves a level."""
+    env = _one_maze()
+    env.reset(options={"level": level})
+    s = env.state[0]
+    start, goal = (int(s["row"]), int(s["column"])), (int(s["goal_row"]), int(s["goal_column"]))
+    return len(shortest_way(s["walls"], start, goal))
+
+
+@cache
+def _one_maze():
+    from envs.engine.vector import SimVectorEnv  # here, because a sim need not know who runs it
+
+    return SimVectorEnv(SIM, 1, seed=0)
+
+
+SIM = Sim(
+    name="Maze",
+    version=0,
+    state=State,
+    params=Params,
+    reset=reset,
+    step=step,
+    observe=observe,
+    draw=draw,
+    observation_space=MultiBinary((SIZE, SIZE, 3)),
+    action_space=Discrete(4),
+    max_episode_steps=500,
+    reward_threshold=0.95,
+    levels=True,
+    frame_rate=15,
+)

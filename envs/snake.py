@@ -1,0 +1,176 @@
+"""Snake: eat fruit, grow by one cell for each, and hit neither the wall nor yourself.
+
+The rules are those of Jumanji's `Snake-v1` on a board of 12 x 12 cells. The cell that the tail leaves in a step may be
+entered in that step; so a snake of two cells may turn about.
+
+**Action** `Discrete(4)`: move the head 0 up, 1 right, 2 down, 3 left.
+
+**Observation** `MultiBinary((12, 12, 7))`, a cell by (row, column, plane), row 0 at the top. It shows the whole state:
+
+| plane | 1 where |
+|---|---|
+| 0 | the head is |
+| 1 | the tail is (the head's cell, while the snake is one cell long) |
+| 2 | the fruit is |
+| 3, 4, 5, 6 | the body is, and its next cell toward the head lies up, right, down, left |
+
+**Reward** 1 for a fruit, else 0. **Start**: a snake of one cell, anywhere; the fruit on any other cell. A new fruit is
+uniform on the free cells. **End**: terminated when the head would leave the board or enter the body (the observation is
+then the one before the crash), or when the snake fills the board; truncated after 4000 steps.
+**Solved** at a mean return of 60; 143 fills the board. For comparison, going round and round on one tour of the board
+(`hamiltonian_policy`) never crashes and eats 75 fruits in 4000 steps.
+
+**Parameters**: none.
+
+**Source**: Bonnet et al., "Jumanji: a diverse suite of scalable reinforcement learning environments in JAX", ICLR 2024.
+"""
+
+import numpy as np
+from gymnasium.spaces import Discrete, MultiBinary
+
+from envs.engine import Sim, njit, params, randint, state_dtype
+
+SIZE = 12
+CELLS = SIZE * SIZE
+NOWHERE = CELLS  # the fruit's cell when the board is full
+FREE, HEAD = 0, 5  # codes of `trail`; 1, 2, 3, 4: body whose next cell toward the head lies up, right, down, left
+
+# Cells are numbered row by row from the top left.
+State = state_dtype(head="u1", tail="u1", fruit="u1", length="u1", trail=("u1", (CELLS,)))
+Params = params()
+
+
+@njit
+def neighbour(cell, direction):
+    """The next cell up, right, down or left (0 to 3); -1 beyond the wall."""
+    row, column = cell // SIZE, cell % SIZE
+    if direction == 0:
+        return cell - SIZE if row > 0 else -1
+    if direction == 1:
+        return cell + 1 if column < SIZE - 1 else -1
+    if direction == 2:
+        return cell + SIZE if row < SIZE - 1 else -1
+    return cell - 1 if column > 0 else -1
+
+
+@njit
+def free_cell(s):
+    """A cell drawn uniformly from those without snake."""
+    skip = randint(s, CELLS - s.length)
+    for cell in range(CELLS):
+        if s.trail[cell] == FREE:
+            if skip == 0:
+                return cell
+            skip -= 1
+    return NOWHERE
+
+
+@njit
+def reset(s, p):
+    s.head = s.tail = randint(s, CELLS)
+    s.trail[s.head] = HEAD
+    s.length = 1
+    s.fruit = free_cell(s)
+
+
+@njit
+def step(s, p, action):
+    target = neighbour(int(s.head), action)
+    if target < 0 or (s.trail[target] != FREE and target != s.tail):
+        return 0.0, True
+
+    eats = target == s.fruit
+    s.trail[s.head] = action + 1
+    if not eats:  # the tail follows
+        tail = s.tail
+        s.tail = neighbour(int(tail), s.trail[tail] - 1)
+        s.trail[tail] = FREE
+    s.trail[target] = HEAD
+    s.head = target
+    if not eats:
+        return 0.0, False
+    s.length += 1
+    if s.length == CELLS:
+        s.fruit = NOWHERE
+        return 1.0, True
+    s.fruit = free_cell(s)
+    return 1.0, False
+
+
+@njit
+def observe(s, p, obs):
+    for row in range(SIZE):
+        for column in range(SIZE):
+            code = s.trail[row * SIZE + column]
+            for plane in range(3):
+                obs[row, column, plane] = 0
+            for direction in range(4):
+                obs[row, column, 3 + direction] = code == direction + 1
+    obs[s.head // SIZE, s.head % SIZE, 0] = 1
+    obs[s.tail // SIZE, s.tail % SIZE, 1] = 1
+    if s.fruit != NOWHERE:
+        obs[s.fruit // SIZE, s.fruit % SIZE, 2] = 1
+
+
+def draw(s, p, canvas):
+    rows, columns = np.indices((SIZE, SIZE))
+    canvas.tiles((rows + columns) % 2, ["paper", "shade"])
+    if s.fruit != NOWHERE:
+        canvas.disc(*_centre(s.fruit), 0.34, color="red")
+    body = [_centre(cell) for cell in body_cells(s)]
+    canvas.path([body[0], *body], color="green", width=0.72)
+    canvas.path([body[0], *body], color="leaf", width=0.24)
+    (x, y), (back_x, back_y) = body[-1], body[-2] if len(body) > 1 else (body[-1][0], body[-1][1] - 1)
+    ahead_x, ahead_y = x - back_x, y - back_y
+    canvas.disc(x, y, 0.42, color="green")
+    for side in (-0.18, 0.18):
+        canvas.disc(x + 0.1 * ahead_x - side * ahead_y, y + 0.1 * ahead_y + side * ahead_x, 0.11, color="white")
+        canvas.disc(x + 0.14 * ahead_x - side * ahead_y, y + 0.14 * ahead_y + side * ahead_x, 0.06, color="ink")
+
+
+def _centre(cell):
+    return cell % SIZE + 0.5, SIZE - cell // SIZE - 0.5
+
+
+def body_cells(s) -> list[int]:
+    """The snake's cells from the tail to the head."""
+    step_to = {1: -SIZE, 2: 1, 3: SIZE, 4: -1}
+    cells = [int(s.tail)]
+    while cells[-1] != s.head:
+        cells.append(cells[-1] + step_to[int(s.trail[cells[-1]])])
+    return cells
+
+
+def _hamiltonian_cycle():
+    """For each cell, the action along one closed tour of the board: down in zigzags, back up the first column."""
+    action = np.empty((SIZE, SIZE), np.int64)
+    action[0::2, :-1], action[0::2, -1] = 1, 2  # even rows: to the right, then down
+    action[1::2, 2:], action[1::2, 1] = 3, 2  # odd rows: to the left, then down
+    action[-1, 1] = 3
+    action[1:, 0] = 0
+    return action.reshape(-1)
+
+
+HAMILTONIAN_CYCLE = _hamiltonian_cycle()
+
+
+def hamiltonian_policy(obs):
+    """A scripted player that fills the board, given steps enough: actions (N,) for observations (N, 12, 12, 7)."""
+    return HAMILTONIAN_CYCLE[obs[..., 0].reshape(len(obs), CELLS).argmax(axis=1)]
+
+
+SIM = Sim(
+    name="Snake",
+    version=0,
+    state=State,
+    params=Params,
+    reset=reset,
+    step=step,
+    observe=observe,
+    draw=draw,
+    observation_space=MultiBinary((SIZE, SIZE, 7)),
+    action_space=Discrete(4),
+    max_episode_steps=4000,
+    reward_threshold=60.0,
+    frame_rate=15,
+)

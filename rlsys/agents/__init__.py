@@ -1,0 +1,48 @@
+"""Agents: each makes a Policy better, one `iterate()` at a time. One file each; this one holds the contract and the registry.
+
+An agent never sees a file, a logger or Hydra. It is made as `Agent(env, config, seed)`.
+"""
+
+import importlib
+from typing import Any, Protocol
+
+import torch
+
+from rlsys.policy import Policy
+from rlsys.torchenv import TorchEnv
+
+AGENTS = {"ppo": ("rlsys.agents.ppo", "PPO"), "dqn": ("rlsys.agents.dqn", "DQN"), "sb3": ("rlsys.agents.sb3", "SB3")}
+
+
+class Agent(Protocol):
+    """What a Run needs of an agent."""
+
+    policy: Policy  # what is saved, evaluated and deployed
+    steps: int  # environment steps so far, over all envs
+
+    def iterate(self, progress: float) -> dict[str, Any]:
+        """Collect and learn once; returns metrics (numbers or 0-dim tensors) by tag. progress: 0..1 of the whole run."""
+
+    def state(self) -> dict[str, Any]:
+        """All that decides the next iteration: nested dicts of tensors, arrays and numbers. `state()["policy"]` is the policy."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+
+
+def build(env: TorchEnv, config: Any, seed: int) -> Agent:
+    """The agent that `config` (a PPOConfig, DQNConfig, ...) describes."""
+    module, name = AGENTS[config.name]
+    return getattr(importlib.import_module(module), name)(env, config, seed)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's moments and step counts as nested dicts with string keys (its hyperparameters come from the config)."""
+    return {str(index): dict(slots) for index, slots in optimizer.state_dict()["state"].items()}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put back what `optimizer_state` returned."""
+    full = optimizer.state_dict()
+    full["state"] = {int(index): {name: x.clone() for name, x in slots.items()} for index, slots in state.items()}
+    optimizer.load_state_dict(full)

@@ -1,0 +1,229 @@
+"""Proximal policy optimisation (Schulman et al. 2017), with SB3's defaults and details.
+
+T time (n_steps), N envs, O observation, A action, B minibatch. One iteration: collect T x N steps with the present policy,
+estimate advantages, take n_epochs passes of minibatch gradient steps on the clipped objective.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlsys import returns
+from rlsys.agents import load_optimizer_state, optimizer_state
+from rlsys.buffers import action_tensor
+from rlsys.config import PPOConfig
+from rlsys.networks import Encoder, RunningNorm, linear, mlp
+from rlsys.policy import Policy, PolicySpec
+from rlsys.torchenv import TorchEnv
+
+
+class Critic(nn.Module):
+    """V(s): [B, *O] -> [B]. Looks through the policy's encoder: shared convolutions, the same normaliser."""
+
+    def __init__(self, encoder: Encoder, hidden: list[int], activation: str):
+        super().__init__()
+        self.body = mlp(encoder.num_features, hidden, activation, orthogonal=True)
+        self.head = linear(hidden[-1] if hidden else encoder.num_features, 1, gain=1.0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.body(features)).squeeze(-1)
+
+
+class PPO:
+    """The agent: `iterate(progress)` makes `policy` better."""
+
+    def __init__(self, env: TorchEnv, config: PPOConfig, seed: int):
+        self.env, self.config, device = env, config, env.device
+        spec = PolicySpec(
+            obs=env.obs_spec,
+            action=env.action_spec,
+            rule="categorical" if env.action_spec.n else "gaussian",
+            hidden=config.hidden,
+            activation=config.activation,
+            normalize=config.normalize_observations,
+            log_std_init=config.log_std_init,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.policy = Policy(spec).to(device)
+            self.critic = Critic(self.policy.encoder, config.hidden, config.activation).to(device)
+        self.parameters = [*self.policy.parameters(), *self.critic.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, eps=1e-5, fused=True)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.return_norm = RunningNorm([]).to(device)
+        self.return_carry = torch.zeros(env.num_envs, device=device)
+        self.steps = 0  # environment steps, all envs together
+        self.updates = 0
+
+        # The rollout: observation t + 1 is written by step t, so there is one more of them.
+        length, n = config.n_steps, env.num_envs
+        self.rollout = env.empty_steps(length)
+        self.obs = torch.zeros((length + 1, *env.obs.shape), dtype=env.obs_dtype, device=device)
+        self.action = action_tensor(env.action_spec, length, n, device=device)
+        self.log_prob = torch.zeros(length, n, device=device)
+        rows = [type(self.rollout)(*row) for row in zip(*self.rollout, strict=True)]
+        self.slots = [env.bind(row._replace(obs=self.obs[t + 1])) for t, row in enumerate(rows)]
+
+    # -- one iteration -----------------------------------------------------------------------------------------------
+
+    def iterate(self, progress: float) -> dict[str, Any]:
+        """Collect n_steps from every env and learn from them. progress: 0..1 of the whole run; drives the schedules."""
+        c = self.config
+        learning_rate = c.learning_rate * (1.0 - progress if c.learning_rate_schedule == "linear" else 1.0)
+        clip_range = c.clip_range * (1.0 - progress if c.clip_range_schedule == "linear" else 1.0)
+
+        self.collect()
+        value, advantage, target = self.advantages()
+        metrics = self.update(value, advantage, target, learning_rate, clip_range)
+        self.policy.encoder.update_norm(self.obs[:-1])  # last: the update saw what the rollout saw
+        return {**self.env.metrics(), **metrics}
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Act for n_steps; fills obs, action, log_prob and rollout."""
+        self.obs[0].copy_(self.env.obs)
+        for t, slot in enumerate(self.slots):
+            rule = self.policy.rule(self.policy.encoder(self.obs[t]))
+            self.action[t] = rule.sample(self.generator)
+            self.log_prob[t] = rule.log_prob(self.action[t])
+            self.env.step(self.policy.to_env(self.action[t]), slot)
+        self.steps += self.log_prob.numel()
+
+    @torch.no_grad()
+    def advantages(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Value, advantage and value target of every step, [T, N] each."""
+        roll, c = self.rollout, self.config
+        value = self.values(self.obs)  # [T + 1, N]
+        reward = self.scale_rewards(roll.reward, roll.terminated | roll.truncated)
+        final_value = self.final_values(roll.truncated & ~roll.terminated)
+        reward = returns.bootstrap_truncated(reward, roll.terminated, roll.truncated, final_value, c.gamma)
+        ended = roll.terminated | roll.truncated
+        advantage, target = returns.gae(reward, value[:-1], value[-1], ended, c.gamma, c.gae_lambda)
+        return value[:-1], advantage, target
+
+    def update(
+        self, value: Tensor, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
+    ) -> dict[str, Any]:
+        """n_epochs passes over the rollout in shuffled minibatches; returns the means of the losses over all of them."""
+        c = self.config
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        obs, action, log_prob = (x.flatten(0, 1) for x in (self.obs[:-1], self.action, self.log_prob))
+        flat_advantage, flat_target = advantage.flatten(), target.flatten()
+        logs: list[dict[str, Tensor]] = []
+        for at in self.minibatches():
+            loss, log = self.loss(obs[at], action[at], log_prob[at], flat_advantage[at], flat_target[at], clip_range)
+            if c.target_kl is not None and log["train/approx_kl"] > 1.5 * c.target_kl:  # waits for the device
+                break
+            self.optimizer.zero_grad()
+            loss.backward()
+            log["train/grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, c.max_grad_norm)
+            self.optimizer.step()
+            logs.append(log)
+        self.updates += len(logs)
+        spread = (target - value).var() / target.var()
+        return {
+            **{name: torch.stack([log[name] for log in logs]).mean() for name in (logs[0] if logs else ())},
+            "train/explained_variance": 1.0 - spread,
+            "train/learning_rate": learning_rate,
+            "train/clip_range": clip_range,
+            "train/n_updates": self.updates,
+            **self.std(),
+        }
+
+    def loss(
+        self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor, clip_range: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The clipped objective on a minibatch ([B, ...] each), to be minimised:
+
+        L = -E[min(r A, clip(r, 1 - c, 1 + c) A)] + vf_coef E[(V - target)^2] - ent_coef E[H],  r = pi(a|s) / pi_old(a|s)
+        """
+        c = self.config
+        features = self.policy.encoder(obs)
+        rule = self.policy.rule(features)
+        value = self.critic(features)
+        if c.normalize_advantage and len(advantage) > 1:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+        log_ratio = rule.log_prob(action) - old_log_prob
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
+        policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
+        value_loss = (value - target).square().mean()
+        entropy = rule.entropy().mean()
+        loss = policy_loss + c.vf_coef * value_loss - c.ent_coef * entropy
+        with torch.no_grad():
+            log = {
+                "train/loss": loss.detach(),
+                "train/policy_gradient_loss": policy_loss.detach(),
+                "train/value_loss": value_loss.detach(),
+                "train/entropy_loss": -entropy.detach(),
+                "train/approx_kl": (ratio - 1.0 - log_ratio).mean(),  # Schulman's low-variance estimator
+                "train/clip_fraction": ((ratio - 1.0).abs() > clip_range).float().mean(),
+            }
+        return loss, log
+
+    # -- its parts ---------------------------------------------------------------------------------------------------
+
+    def values(self, obs: Tensor) -> Tensor:
+        """V of observations [T, N, *O] -> [T, N]."""
+        return self.critic(self.policy.encoder(obs.flatten(0, 1))).unflatten(0, obs.shape[:2])
+
+    def final_values(self, truncated: Tensor) -> Tensor:
+        """V of the last observation of truncated episodes, 0 elsewhere: [T, N]."""
+        value = torch.zeros_like(self.log_prob)
+        if truncated.device.type != "cpu":  # on a device all of them: choosing would wait for it
+            return self.values(self.rollout.final_obs) * truncated
+        if truncated.any():
+            value[truncated] = self.critic(self.policy.encoder(self.rollout.final_obs[truncated]))
+        return value
+
+    def scale_rewards(self, reward: Tensor, ended: Tensor) -> Tensor:
+        """Rewards divided by the running standard deviation of the discounted return, if asked for."""
+        if not self.config.normalize_rewards:
+            return reward
+        sums, self.return_carry = returns.discounted_sums(reward, ended, self.return_carry, self.config.gamma)
+        self.return_norm.update(sums)
+        return (reward / (self.return_norm.var.float() + 1e-8).sqrt()).clamp(-10.0, 10.0)
+
+    def minibatches(self) -> Iterator[Tensor]:
+        """Indices [B] into the flattened rollout: each epoch a new permutation of all steps that are experience."""
+        samples = torch.arange(self.log_prob.numel(), device=self.log_prob.device)
+        if self.env.has_resets:
+            samples = samples[self.rollout.valid.flatten()]
+        for _ in range(self.config.n_epochs):
+            order = torch.randperm(len(samples), generator=self.generator, device=samples.device)
+            yield from samples[order].split(self.config.batch_size)
+
+    def std(self) -> dict[str, Tensor]:
+        if self.policy.spec.rule != "gaussian":
+            return {}
+        log_std: Tensor = self.policy.head.log_std  # type: ignore[assignment]
+        return {"train/std": log_std.detach().exp().mean()}
+
+    # -- resuming ----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides the next iteration."""
+        return {
+            "policy": self.policy.state(),
+            "critic": dict(self.critic.state_dict()),
+            "optimizer": optimizer_state(self.optimizer),
+            "generator": self.generator.get_state(),
+            "return_norm": dict(self.return_norm.state_dict()),
+            "return_carry": self.return_carry,
+            "env": self.env.state(),
+            "steps": self.steps,
+            "updates": self.updates,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.policy.load_state(state["policy"])
+        self.critic.load_state_dict(state["critic"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.return_norm.load_state_dict(state["return_norm"])
+        self.return_carry = state["return_carry"].to(self.env.device)
+        self.env.load_state(state["env"])
+        self.steps, self.updates = state["steps"], state["updates"]

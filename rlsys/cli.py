@@ -1,0 +1,658 @@
+"""The `rlsys` command. Each verb parses, imports what it needs, calls one function and returns an exit code.
+
+Nothing heavy is imported before a verb needs it: `rlsys --help` and a mistyped key answer at once. Only this file knows
+Hydra.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+OK, FAILED, USAGE, LOCKED, STORAGE, MEMORY, DEVICE, PREEMPTED = 0, 1, 2, 3, 4, 5, 6, 75
+
+HELP = """\
+usage: rlsys VERB [arguments]
+
+  train [key=value ...]   train a policy; -m runs a grid (key=1,2,3), resume=RUN goes on with a run
+  eval RUN                play held-out episodes: mean, IQM, 95 % interval, table
+  replay RUN              record GIF and MP4, or --terminal to watch here
+  runs                    the runs there are: score, speed, status
+  envs [NAME]             what can be trained on
+  board [RUN]             TensorBoard
+
+RUN is a folder, a glob, or `latest`. `rlsys VERB --help` says more; --json prints tables as JSON.
+Examples:
+  rlsys train experiment=cartpole
+  rlsys train env=gymnasium env.id=LunarLander-v3 agent=ppo seed=1 total_timesteps=1_000_000
+  rlsys train -m agent.learning_rate=1e-3,3e-4 seed=1,2
+"""
+
+TRAIN_HELP = """\
+usage: rlsys train [key=value ...] [-m] [--cfg job] [--info] [--quiet] [--allow-import MODULE]
+
+Groups (conf/<group>/):
+{groups}
+Keys, with their defaults:
+{keys}
+  -m, --multirun          run every combination of comma-separated values, one after the other
+  --cfg job               print the composed configuration and stop
+  --quiet                 no progress display
+  --allow-import MODULE   let env.id be "MODULE:Name-v0", which runs that module's code
+"""
+
+# Keys under which a user may write what no schema lists.
+FREE_FORM = ("env.params.", "env.kwargs.", "agent.hyperparameters.")
+
+
+class UsageError(Exception):
+    """The command line is wrong; the message says what to type instead."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    verbs = {"train": train, "eval": evaluate, "replay": replay, "runs": runs, "envs": envs, "board": board}
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return OK if argv else USAGE
+    if argv[0] == "--version":
+        from rlsys import __version__
+
+        print(f"rlsys {__version__}")
+        return OK
+    verb, arguments = argv[0], argv[1:]
+    if verb not in verbs:
+        near = get_close_matches(verb, verbs, n=1)
+        return complain(
+            f"there is no verb {verb!r}.{f' Did you mean {near[0]!r}?' if near else ''} See rlsys --help.", USAGE
+        )
+    try:
+        with exit_codes():
+            return verbs[verb](arguments) or OK
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else FAILED
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn what can go wrong into one line and an exit code; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except (UsageError, FileNotFoundError) as error:
+        raise SystemExit(complain(str(error), USAGE)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(complain("interrupted", 130)) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(OK) from None
+    except MemoryError as error:
+        raise SystemExit(
+            complain(f"out of memory: {error}. Try a smaller num_envs or agent.buffer_size.", MEMORY)
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        raise SystemExit(complain(str(error), code)) from None
+
+
+def code_of(error: Exception) -> int | None:
+    """The exit code of an error that is no bug. Looked up by module, so that nothing is imported to find out."""
+    if isinstance(error, OSError):
+        return STORAGE
+    codes = {
+        "ConfigError": USAGE,
+        "CheckpointError": USAGE,
+        "NonFiniteError": FAILED,
+        "RunLocked": LOCKED,
+        "DeviceError": DEVICE,
+        "OutOfMemoryError": MEMORY,
+    }
+    return codes.get(type(error).__name__)
+
+
+def complain(message: str, code: int) -> int:
+    print(f"rlsys: {message}", file=sys.stderr)
+    return code
+
+
+# -- train ---------------------------------------------------------------------------------------------------------------
+
+
+def train(argv: list[str]) -> int:
+    """Compose, check everything, then train."""
+    if "-h" in argv or "--help" in argv:
+        print(train_help(), end="")
+        return OK
+    command = shlex.join(["rlsys", "train", *argv])
+    quiet, argv = take_flag(argv, "--quiet")
+    modules, argv = take_values(argv, "--allow-import")
+    if modules:
+        from envs.gym import allow_import
+
+        for module in modules:
+            allow_import(module)
+    if set(argv) & {"--cfg", "-c", "--info", "-i"}:  # Hydra's own questions
+        return hydra_main([normalised(arg) if "=" in arg else arg for arg in argv], run_job=None)
+    multirun = bool(set(argv) & {"-m", "--multirun"})
+    overrides = [normalised(arg) for arg in argv if arg not in ("-m", "--multirun")]
+    given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    if (pattern := given.pop("resume", "null")) not in ("", "null"):
+        return resume_run(pattern, given, command, quiet)
+
+    jobs = [compose(job) for job in (grid(overrides) if multirun else [overrides])]
+    for config in jobs:
+        check_env(config)
+    if multirun:
+        print(f"{len(jobs)} runs")
+        return hydra_main(["-m", *overrides], run_job=lambda data: train_one(to_config(data), command, quiet))
+    train_one(jobs[0], command, quiet)
+    return OK
+
+
+def train_one(config: Any, command: str, quiet: bool, resume: Any = None) -> float:
+    """Train one run and print its outcome; returns the score."""
+    from rlsys import run
+
+    try:
+        finished = run.train(config, resume=resume, command=command, quiet=quiet)
+    except run.Preempted as stop:
+        complain(f"{stop}\n       go on with: rlsys train {shlex.quote(f'resume={stop.folder}')}", PREEMPTED)
+        raise SystemExit(PREEMPTED) from None
+    summary = finished.summary()
+    assert summary
+    print_outcome(finished, summary)
+    return summary["score"]
+
+
+def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool) -> int:
+    """Go on with a run, by its own configuration and what is typed on top of it."""
+    import yaml
+
+    from rlsys import config as config_module
+    from rlsys.folder import find_one
+
+    found = find_one(pattern)
+    values = {key: yaml_value(yaml.safe_load(value)) for key, value in given.items()}
+    config = config_module.load(found.folder / "config.yaml", values)
+    check_env(config)
+    train_one(config, command, quiet, resume=found)
+    return OK
+
+
+def print_outcome(finished: Any, summary: dict[str, Any]) -> None:
+    """The short result table at the end of a run."""
+    solved = {True: "solved", False: "not solved", None: "no threshold"}[summary["solved"]]
+    threshold = "" if summary["reward_threshold"] is None else f" (threshold {summary['reward_threshold']:g})"
+    ci95 = interval(summary["eval/mean_reward_ci95"])
+    replays = sorted(str(path) for path in (finished.folder / "replays").glob("final.*"))
+    rows = {
+        "result": f"{solved}{threshold}",
+        "mean return": f"{summary['score']:.1f}  (95 % interval {ci95}; {summary['eval/episodes']} held-out episodes)",
+        "steps": f"{summary['steps']:,} in {summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} steps/s)",
+        "run": str(finished.folder),
+        "replay": "\n".join(replays) or "none",
+    }
+    table(None, [{"": name, " ": text} for name, text in rows.items()])
+
+
+def normalised(override: str) -> str:
+    """The override as Hydra takes it: free-form keys may be added; 1_000_000 and 1e6 are numbers."""
+    key, equals, value = override.partition("=")
+    if not re.fullmatch(r"~?[\w.@/]+|\+{0,2}[\w.@/:-]+=.*", override, re.S) or (not equals and key[0] != "~"):
+        raise UsageError(f"{override!r} is not of the form key=value.")
+    if key.startswith(FREE_FORM):
+        return f"++{override}"
+    if re.fullmatch(r"\d[\d_]*", value):
+        return f"{key}={value.replace('_', '')}"
+    return override
+
+
+def yaml_value(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as a string; we do not."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def grid(overrides: list[str]) -> list[list[str]]:
+    """Every combination of a multirun's overrides, as Hydra's own sweeper makes them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
+    except HydraException as error:
+        raise UsageError(str(error)) from None
+    return [job for batch in batches for job in batch]
+
+
+def compose(overrides: list[str]) -> Any:
+    """The Config that `conf/` and the overrides make; UsageError or ConfigError for anything that does not exist."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_schemas()
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            data = OmegaConf.to_container(hydra.compose("config", overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UsageError(explain(error, overrides)) from None
+    return to_config(data)
+
+
+def to_config(data: Any) -> Any:
+    from rlsys.config import resolve
+
+    return resolve({key: value for key, value in data.items() if key not in ("hydra", "experiment")})
+
+
+def hydra_main(arguments: list[str], run_job: Any) -> int:
+    """Hand the command line to Hydra's own main (--cfg, --info, multirun with any launcher or sweeper)."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    register_schemas()
+
+    @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
+    def task(cfg):
+        return run_job(OmegaConf.to_container(cfg))
+
+    before, sys.argv = sys.argv, ["rlsys train", *arguments]
+    try:
+        task()
+    finally:
+        sys.argv = before
+    return OK
+
+
+def register_schemas() -> None:
+    """Give Hydra the dataclasses' defaults, as the base of each YAML file in conf/."""
+    import dataclasses
+
+    from hydra.core.config_store import ConfigStore
+
+    from rlsys import config
+
+    store = ConfigStore.instance()
+    top = config.to_data(config.Config())
+    store.store(name="base_config", node={key: value for key, value in top.items() if key not in ("env", "agent")})
+    store.store(group="env", name="base_sim", node=dataclasses.asdict(config.SimConfig()))
+    store.store(group="env", name="base_gymnasium", node=dataclasses.asdict(config.GymnasiumConfig()))
+    for name, schema in config.AGENTS.items():
+        store.store(group="agent", name=f"base_{name}", node=dataclasses.asdict(schema()))
+
+
+def conf_folder() -> Path:
+    """The configuration folder: $RLSYS_CONF, the checkout's conf/, or the copy in the installed package."""
+    here = Path(__file__).resolve().parent
+    candidates = (
+        [Path(os.environ["RLSYS_CONF"]).resolve()]
+        if "RLSYS_CONF" in os.environ
+        else [here.parent / "conf", here / "conf"]
+    )
+    for folder in candidates:
+        if (folder / "config.yaml").exists():
+            return folder
+    raise UsageError(f"no config.yaml in {candidates[0]}. Set RLSYS_CONF to a folder like the project's conf/.")
+
+
+def explain(error: Exception, overrides: list[str]) -> str:
+    """Hydra's complaint in one line, with the nearest thing that exists."""
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return unknown(match[1], overrides)
+    if match := re.search(r"(?:Could not find|could not load) '([^']+)'", text, re.I):
+        group, _, name = match[1].rpartition("/")
+        names = choices(group)
+        near = get_close_matches(name, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"{group}={name}: there is no such {group}.{hint} There are: {', '.join(names)}."
+    return " ".join(text.split())
+
+
+def unknown(key: str, overrides: list[str]) -> str:
+    from rlsys.config import unknown_key
+
+    # Compose again with the groups only, to know which keys exist for these choices.
+    groups = [o for o in overrides if o.partition("=")[0] in ("env", "agent")]
+    with contextlib.suppress(Exception):
+        return unknown_key(key, ["experiment", *flat_keys(compose(groups))])
+    return f"there is no key {key!r}."
+
+
+def flat_keys(config: Any) -> list[str]:
+    """Every dotted key of a Config."""
+    from rlsys.config import to_data
+
+    keys = []
+    for key, value in to_data(config).items():
+        keys += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else []
+        keys.append(key)
+    return keys
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+def check_env(config: Any) -> None:
+    """Refuse an environment, or a parameter of it, that does not exist, before any folder or device is touched."""
+    from rlsys.config import ConfigError
+
+    try:
+        if config.env.name == "gymnasium":
+            from envs.gym import check_id
+
+            check_id(config.env.id)
+        else:
+            from envs import get_sim
+
+            sim = get_sim(config.env.name)
+            sim.params.check(config.env.params)
+            if config.env.levels and not sim.levels:
+                raise ValueError(f"env.levels={config.env.levels}: {sim.name} has no levels.")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def train_help() -> str:
+    groups = "".join(f"  {group}={'|'.join(choices(group))}\n" for group in ("env", "agent", "experiment"))
+    from rlsys import config
+
+    shown: dict[str, Any] = {"": config.Config(), "env.": config.SimConfig()}
+    shown |= {f"agent. ({name}) ": schema() for name, schema in config.AGENTS.items()}
+    import dataclasses
+
+    lines = []
+    for prefix, instance in shown.items():
+        pairs = dataclasses.asdict(instance).items()
+        text = "  ".join(f"{key}={value}" for key, value in pairs if not isinstance(value, dict) or not value)
+        lines.append(f"  {prefix}{text}\n")
+    return TRAIN_HELP.format(groups=groups, keys="".join(lines))
+
+
+# -- the other verbs -----------------------------------------------------------------------------------------------------
+
+
+def parser(verb: str, description: str, *, run: str | None = None) -> argparse.ArgumentParser:
+    """An argument parser that exits with 2 on a usage error; `run` is the nargs of a RUN argument."""
+    made = argparse.ArgumentParser(f"rlsys {verb}", description=description)
+    if run is not None:
+        made.add_argument("run", nargs=run or None, default="latest", help="run folder, glob or `latest`")
+        made.add_argument(
+            "--allow-import", action="append", default=[], metavar="MODULE", help="see `rlsys train --help`"
+        )
+    return made
+
+
+def checkpoint_options(made: argparse.ArgumentParser, episodes: int) -> None:
+    made.add_argument("--checkpoint", default="best", help="best (default), last, or step_<n>")
+    made.add_argument("--episodes", type=positive, default=episodes)
+    made.add_argument("--sample", action="store_true", help="sample actions instead of taking the best")
+    made.add_argument("--seed", type=int, default=0, help="of the sampled actions and, in replay, the episode")
+
+
+def evaluate(argv: list[str]) -> int:
+    made = parser("eval", "Play episodes on held-out seeds and levels.", run="?")
+    checkpoint_options(made, episodes=100)
+    made.add_argument("--split", choices=("test", "validation", "train"), default="test")
+    made.add_argument("--json", action="store_true")
+    args = made.parse_args(argv)
+    found, policy, config = load(args)
+
+    from rlsys.evaluate import held_out
+
+    report = held_out(policy, config.env, args.episodes, args.split, deterministic=not args.sample, seed=args.seed)
+    data = {"run": str(found.folder), "checkpoint": args.checkpoint, "split": args.split, **report.to_json()}
+    if args.json:
+        print(json.dumps(data))
+        return OK
+    rows = data.pop("episodes")
+    values = {
+        "mean return": (data["eval/mean_reward"], interval(data["eval/mean_reward_ci95"])),
+        "interquartile mean": (data["eval/iqm_reward"], interval(data["eval/iqm_reward_ci95"])),
+        "standard deviation": (data["eval/std_reward"], ""),
+        "mean length": (data["eval/mean_ep_length"], ""),
+        "episodes": (data["eval/episodes"], ""),
+    }
+    title = f"{found.folder}  ({args.checkpoint}, {args.split} split)"
+    table(title, [{"statistic": k, "value": f"{v:.6g}", "95 % interval": ci} for k, (v, ci) in values.items()])
+    worst = sorted(rows, key=lambda row: row["return"])[:10]
+    table(
+        "the ten lowest returns" if len(rows) > 10 else "episodes",
+        [{**row, "return": f"{row['return']:.2f}"} for row in worst],
+    )
+    return OK
+
+
+def replay(argv: list[str]) -> int:
+    made = parser("replay", "Record episodes as GIF and MP4, or watch them in the terminal.", run="?")
+    checkpoint_options(made, episodes=1)
+    made.add_argument("--terminal", action="store_true", help="play here, in true colour; writes no file")
+    made.add_argument("--columns", type=positive, default=60, help="width in the terminal")
+    made.add_argument("--speed", type=float, default=1.0, help="times real time, in the terminal")
+    made.add_argument("--max-steps", type=positive, help="per episode")
+    made.add_argument("--output", type=Path, help="folder to write to (default: the run's replays/)")
+    args = made.parse_args(argv)
+    found, policy, config = load(args)
+
+    from rlsys import replay as player
+    from rlsys.folder import label
+
+    caption = label(config)
+    options = {
+        "episodes": args.episodes,
+        "deterministic": not args.sample,
+        "seed": args.seed,
+        "max_steps": args.max_steps,
+    }
+    try:
+        if args.terminal:
+            player.show(policy, config.env, caption=caption, columns=args.columns, speed=args.speed, **options)
+            return OK
+        name = f"{args.checkpoint}-seed{args.seed}{'-sampled' if args.sample else ''}"
+        paths = player.record(
+            policy, config.env, args.output or found.folder / "replays", name=name, caption=caption, **options
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for path in paths:
+        print(path)
+    return OK
+
+
+def runs(argv: list[str]) -> int:
+    made = parser("runs", "List runs, oldest first.")
+    made.add_argument("pattern", nargs="?", default="runs", help="folder or glob (default: runs)")
+    made.add_argument("--json", action="store_true")
+    args = made.parse_args(argv)
+
+    from rlsys.folder import find, overview
+
+    rows = [overview(found) for found in find(args.pattern)]
+    if args.json:
+        print(json.dumps(rows))
+    elif rows:
+        table(None, [shown_run(row) for row in rows])
+    else:
+        print(f"no runs in {args.pattern!r}. Start one: rlsys train experiment=cartpole")
+    return OK
+
+
+def shown_run(row: dict[str, Any]) -> dict[str, str]:
+    """A run's row, short enough for a terminal."""
+
+    def number(key: str, pattern: str) -> str:
+        return "" if row[key] is None else pattern.format(row[key])
+
+    return {
+        "run": row["run"],
+        "seed": str(row["seed"]),
+        "status": row["status"],
+        "steps": number("steps", "{:,}"),
+        "steps/s": number("steps_per_second", "{:,.0f}"),
+        "score": number("score", "{:.1f}"),
+        "solved": {True: "yes", False: "no", None: ""}[row["solved"]],
+    }
+
+
+def envs(argv: list[str]) -> int:
+    made = parser("envs", "List the sims, or show one; any Gymnasium id can be trained on too (env=gymnasium).")
+    made.add_argument("name", nargs="?")
+    made.add_argument("--json", action="store_true")
+    args = made.parse_args(argv)
+
+    import envs as worlds
+
+    try:
+        names = [args.name] if args.name else worlds.sims()
+        rows = [env_row(name, worlds.get_sim(name)) for name in names]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if args.json:
+        print(json.dumps(rows))
+    elif args.name:
+        print(sim_page(worlds.get_sim(args.name)))
+    else:
+        table(None, [shown_env(row, worlds.get_sim(row["env"])) for row in rows])
+    return OK
+
+
+def sim_page(sim: Any) -> str:
+    """A sim's reference page: its module's docstring."""
+    return (sys.modules[sim.reset.__module__].__doc__ or sim.name).strip()
+
+
+def env_row(name: str, sim: Any) -> dict[str, Any]:
+    """A sim's row, for --json."""
+    return {
+        "env": name,
+        "gymnasium_id": sim.id,
+        "observation": str(sim.observation_space),
+        "action": str(sim.action_space),
+        "max_episode_steps": sim.max_episode_steps,
+        "reward_threshold": sim.reward_threshold,
+        "levels": sim.levels,
+        "params": dict(sim.params.defaults),
+        "summary": sim_page(sim).splitlines()[0],
+    }
+
+
+def shown_env(row: dict[str, Any], sim: Any) -> dict[str, Any]:
+    """A sim's row, short enough for a terminal."""
+    action = sim.action_space
+    return {
+        "env": row["env"],
+        "what": row["summary"].partition(": ")[2],
+        "observation": "x".join(map(str, sim.observation_space.shape)),
+        "action": f"{action.n} choices" if hasattr(action, "n") else f"{math.prod(action.shape)} numbers",
+        "steps": row["max_episode_steps"],
+        "solved at": row["reward_threshold"],
+        "levels": "yes" if row["levels"] else "",
+    }
+
+
+def board(argv: list[str]) -> int:
+    made = parser("board", "Start TensorBoard on runs/ or on one run.")
+    made.add_argument("run", nargs="?", default="runs")
+    made.add_argument("--port", type=int, default=6006)
+    args = made.parse_args(argv)
+
+    if args.run != "runs" and not Path(args.run).is_dir():
+        from rlsys.folder import find_one
+
+        args.run = str(find_one(args.run).folder)
+    if not Path(args.run).is_dir():
+        raise UsageError(f"there is no folder {args.run!r}. Start a run first: rlsys train experiment=cartpole")
+    print(f"TensorBoard on {args.run}: http://localhost:{args.port}/  (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", args.run, "--port", str(args.port)]
+    os.execv(sys.executable, command)
+
+
+# -- shared by the verbs -------------------------------------------------------------------------------------------------
+
+
+def load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """(run, policy, config) that a verb's RUN and --checkpoint name."""
+    from envs.gym import allow_import
+    from rlsys.folder import find_one
+
+    for module in args.allow_import:
+        allow_import(module)
+    found = find_one(args.run)
+    config = found.config()
+    check_env(config)
+    try:
+        return found, found.policy(args.checkpoint), config
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def positive(text: str) -> int:
+    value = int(text.replace("_", ""))
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def take_flag(argv: list[str], flag: str) -> tuple[bool, list[str]]:
+    return flag in argv, [arg for arg in argv if arg != flag]
+
+
+def take_values(argv: list[str], option: str) -> tuple[list[str], list[str]]:
+    """The values of a repeatable option (`--x value` or `--x=value`), and the other arguments."""
+    values, rest, pending = [], [], iter(argv)
+    for arg in pending:
+        if arg == option:
+            value = next(pending, None)
+            if value is None:
+                raise UsageError(f"{option} needs a value.")
+            values.append(value)
+        elif arg.startswith(f"{option}="):
+            values.append(arg.partition("=")[2])
+        else:
+            rest.append(arg)
+    return values, rest
+
+
+def interval(pair: list[float]) -> str:
+    return f"{pair[0]:.2f} to {pair[1]:.2f}"
+
+
+def table(title: str | None, rows: list[dict[str, Any]]) -> None:
+    """Print rows with the same keys as a table."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe gets whole lines
+    made = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE,
+        show_header=any(key.strip() for key in rows[0]),
+        pad_edge=False,
+    )
+    for key in rows[0]:
+        made.add_column(key, overflow="fold")
+    for row in rows:
+        made.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(made)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

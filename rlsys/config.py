@@ -1,0 +1,283 @@
+"""What a run can be told: frozen dataclasses, their ranges, and how plain data becomes one of them.
+
+Hydra composes these from `conf/*.yaml` (cli.py); nothing else in rlsys sees Hydra. Values live in the YAML files' defaults
+below and in `conf/`; a run keeps its resolved config in `config.yaml`, from which `load` makes the same `Config` again.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+
+class ConfigError(ValueError):
+    """A key or value that a run cannot start with; the message names it and the remedy."""
+
+
+def ranged(default: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A field whose value must lie in [low, high] (None is allowed where it is the default)."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def choice(default: str, *others: str) -> Any:
+    """A field whose value must be one of these strings."""
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
+def sizes(*default: int) -> Any:
+    """A list of layer sizes."""
+    return field(default_factory=lambda: list(default), metadata={"range": (1, 65536)})
+
+
+# -- environments --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SimConfig:
+    """A simulator from `envs/`."""
+
+    name: str = "cartpole"
+    params: dict[str, Any] = field(default_factory=dict)  # number, or [low, high]: drawn once per env
+    levels: int = ranged(0, 0)  # train on this many levels; 0: all
+    max_episode_steps: int | None = ranged(None, 1)  # None: the sim's own limit
+    backend: str = choice("auto", "serial", "parallel", "python")
+    precision: str = choice("float32", "float64")
+
+
+@dataclass(frozen=True)
+class GymnasiumConfig:
+    """Any registered Gymnasium environment."""
+
+    name: str = "gymnasium"
+    id: str = "CartPole-v1"
+    kwargs: dict[str, Any] = field(default_factory=dict)  # for gymnasium.make
+    vectorization: str = choice("sync", "async", "native")
+
+
+# -- agents --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Proximal policy optimisation. Names and defaults are SB3's, but for `normalize_*`, the schedules and the network."""
+
+    name: str = "ppo"
+    learning_rate: float = ranged(3e-4, 0)
+    learning_rate_schedule: str = choice("constant", "linear")  # linear: to 0 at the end of the run
+    n_steps: int = ranged(32, 1)  # per env and iteration
+    batch_size: int = ranged(256, 1)  # samples a gradient step
+    n_epochs: int = ranged(4, 1)
+    gamma: float = ranged(0.99, 0, 1)
+    gae_lambda: float = ranged(0.95, 0, 1)
+    clip_range: float = ranged(0.2, 0)
+    clip_range_schedule: str = choice("constant", "linear")
+    ent_coef: float = ranged(0.0, 0)
+    vf_coef: float = ranged(0.5, 0)
+    max_grad_norm: float = ranged(0.5, 0)
+    target_kl: float | None = ranged(None, 0)  # stop an iteration's epochs beyond 1.5 times this
+    normalize_advantage: bool = True
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
+    hidden: list[int] = sizes(64, 64)
+    activation: str = choice("tanh", "relu", "elu", "gelu", "silu")
+    log_std_init: float = 0.0  # Box actions
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Deep Q-learning. Names are SB3's; counts are environment steps over all envs together."""
+
+    name: str = "dqn"
+    learning_rate: float = ranged(1e-3, 0)
+    learning_rate_schedule: str = choice("constant", "linear")
+    buffer_size: int = ranged(100_000, 1)
+    learning_starts: int = ranged(1_000, 0)
+    batch_size: int = ranged(64, 1)
+    gamma: float = ranged(0.99, 0, 1)
+    train_freq: int = ranged(4, 1)  # environment steps, over all envs, between gradient phases
+    gradient_steps: int = ranged(1, 1)
+    target_update_interval: int = ranged(500, 1)
+    tau: float = ranged(1.0, 0, 1)  # how far each update moves the target network; 1: a copy (small: with interval 1)
+    exploration_fraction: float = ranged(0.2, 0, 1)
+    exploration_initial_eps: float = ranged(1.0, 0, 1)
+    exploration_final_eps: float = ranged(0.05, 0, 1)
+    max_grad_norm: float = ranged(10.0, 0)
+    double: bool = True
+    dueling: bool = False
+    n_step: int = ranged(1, 1)
+    normalize_observations: bool = False
+    hidden: list[int] = sizes(64, 64)
+    activation: str = choice("relu", "tanh", "elu", "gelu", "silu")
+
+
+@dataclass(frozen=True)
+class SB3Config:
+    """stable-baselines3's own algorithms, behind the same commands."""
+
+    name: str = "sb3"
+    algo: str = choice("PPO", "DQN", "A2C", "SAC", "TD3")
+    hyperparameters: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the algorithm
+    hidden: list[int] = sizes(64, 64)
+    activation: str = choice("tanh", "relu", "elu", "gelu", "silu")
+    normalize_observations: bool = False
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------------
+
+ENVS: dict[str, type] = {"gymnasium": GymnasiumConfig}  # any other name is a sim
+AGENTS: dict[str, type] = {"ppo": PPOConfig, "dqn": DQNConfig, "sb3": SB3Config}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Every `*_every` is in environment steps (over all envs); 0 means never, but `log_every=0` is each iteration."""
+
+    env: Any = field(default_factory=SimConfig)  # SimConfig | GymnasiumConfig
+    agent: Any = field(default_factory=PPOConfig)  # PPOConfig | DQNConfig | SB3Config
+    seed: int = ranged(0, 0, 2**31 - 1)
+    num_envs: int = ranged(64, 1)
+    total_timesteps: int = ranged(500_000, 1)
+    device: str = choice("auto", "cpu", "cuda")
+    threads: int | None = ranged(None, 1)  # of torch's CPU operations; None: torch's own choice
+    run_dir: str = "runs"
+    resume: str | None = None
+    log_every: int = ranged(0, 0)
+    eval_every: int = ranged(50_000, 0)
+    eval_episodes: int = ranged(20, 1)  # at each evaluation during training
+    test_episodes: int = ranged(100, 1)  # at the end, on seeds and levels used for nothing else
+    save_every: int = ranged(100_000, 0)
+    keep_checkpoints: int = ranged(2, 1)
+    replay_every: int = ranged(0, 0)
+    replay: bool = True  # leave a replay of the trained policy in the run folder
+
+
+def resolve(data: dict[str, Any]) -> Config:
+    """The Config that plain nested data describes; ConfigError names the first key or value that is wrong."""
+    data = dict(data)
+    env, agent = _mapping("env", data.get("env", {})), _mapping("agent", data.get("agent", {}))
+    data["env"] = build(ENVS.get(env.get("name", ""), SimConfig), env, "env")
+    data["agent"] = build(AGENTS[_known("agent.name", agent.get("name", "ppo"), AGENTS)], agent, "agent")
+    config = build(Config, data, "")
+    _check_together(config)
+    return config
+
+
+def build(schema: type, data: dict[str, Any], path: str) -> Any:
+    """An instance of the dataclass `schema` from `data`, every key, type and range checked."""
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    for key in data:
+        if key not in fields:
+            raise ConfigError(unknown_key(_join(path, key), [_join(path, name) for name in fields]))
+    values = {}
+    for key, value in data.items():
+        values[key] = _checked(_join(path, key), value, fields[key])
+    return schema(**values)
+
+
+def _checked(key: str, value: Any, spec: dataclasses.Field) -> Any:
+    """`value` if it fits the field `spec`, else ConfigError. Types are told by the annotation."""
+    kind = str(spec.type)
+    if value is None:
+        if "None" not in kind:
+            raise ConfigError(f"{key} needs a value.")
+        return None
+    if "choices" in spec.metadata:
+        return _known(key, value, spec.metadata["choices"])
+    if kind.startswith("dict"):
+        return _mapping(key, value)
+    if kind.startswith("list"):
+        if not isinstance(value, list):
+            raise ConfigError(f"{key}={value!r} must be a list, such as [64,64].")
+        for number in value:
+            _check_number(key, value, number, True, spec.metadata["range"])
+    elif "int" in kind or "float" in kind:
+        if "int" in kind and isinstance(value, float) and value.is_integer():
+            value = int(value)  # total_timesteps=1e6
+        _check_number(key, value, value, "int" in kind, spec.metadata.get("range", (-math.inf, math.inf)))
+    elif "bool" in kind and not isinstance(value, bool):
+        raise ConfigError(f"{key}={value!r} must be true or false.")
+    elif "str" in kind and not isinstance(value, str):
+        raise ConfigError(f"{key}={value!r} must be a string.")
+    return value
+
+
+def _check_number(key: str, value: Any, number: Any, is_int: bool, allowed: tuple[float, float]) -> None:
+    if isinstance(number, bool) or not isinstance(number, int if is_int else int | float):
+        raise ConfigError(f"{key}={value!r} must be {'an integer' if is_int else 'a number'}.")
+    low, high = allowed
+    if not low <= number <= high:  # also false for nan
+        raise ConfigError(f"{key}={value!r} is out of range: it must be {_range_text(low, high)}.")
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key}={value!r} must be a mapping of names to values.")
+    return value
+
+
+def _check_together(config: Config) -> None:
+    """What only several keys together can get wrong."""
+    agent = config.agent
+    if agent.name == "ppo" and agent.batch_size > config.num_envs * agent.n_steps:
+        raise ConfigError(
+            f"agent.batch_size={agent.batch_size} is more than a rollout holds: num_envs={config.num_envs} x "
+            f"agent.n_steps={agent.n_steps} = {config.num_envs * agent.n_steps}. Raise n_steps or num_envs, or lower batch_size."
+        )
+    if agent.name == "dqn":
+        if agent.buffer_size < config.num_envs * (agent.n_step + 1):
+            raise ConfigError(
+                f"agent.buffer_size={agent.buffer_size} is too small for num_envs={config.num_envs} and "
+                f"agent.n_step={agent.n_step}: at least {config.num_envs * (agent.n_step + 1)}."
+            )
+        if agent.exploration_final_eps > agent.exploration_initial_eps:
+            raise ConfigError("agent.exploration_final_eps must not be above agent.exploration_initial_eps.")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _range_text(low: float, high: float) -> str:
+    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+
+
+def _known(key: str, value: Any, allowed: Any) -> Any:
+    if value not in allowed:
+        near = get_close_matches(str(value), [str(a) for a in allowed], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{key}={value!r} is not one of {', '.join(map(str, allowed))}.{hint}")
+    return value
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The message for a key that does not exist, with the nearest one that does."""
+    near = get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
+    return f"there is no key {key!r}. {hint}"
+
+
+def to_data(config: Any) -> dict[str, Any]:
+    """A Config as plain nested data."""
+    return dataclasses.asdict(config)
+
+
+def save(config: Config, path: Path) -> None:
+    """Write the resolved config as YAML."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_data(config))))
+
+
+def load(path: Path, overrides: dict[str, Any] = {}) -> Config:
+    """The Config in a run's config.yaml, with `overrides` (dotted keys) on top."""
+    data = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(data, dict)
+    for key, value in overrides.items():
+        *parents, last = key.split(".")
+        node = data
+        for parent in parents:
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else {}
+        node[last] = value
+    return resolve(data)  # type: ignore[arg-type]

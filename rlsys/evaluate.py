@@ -1,0 +1,107 @@
+"""How good is a policy? Episodes on seeds and levels that training never sees, and honest statistics of their returns."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlsys.policy import Policy
+from rlsys.torchenv import TorchEnv, make_env
+
+MAX_ENVS = 100  # side by side in an evaluation
+BOOTSTRAP_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Report:
+    """Returns and lengths (steps) of evaluation episodes, in a fixed order."""
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+
+    @property
+    def mean(self) -> float:
+        return float(self.returns.mean())
+
+    def metrics(self) -> dict[str, float]:
+        """The report as metrics, by tag."""
+        return {
+            "eval/mean_reward": self.mean,
+            "eval/std_reward": float(self.returns.std()),
+            "eval/iqm_reward": float(iqm(self.returns)),
+            "eval/mean_ep_length": float(self.lengths.mean()),
+            "eval/episodes": len(self.returns),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with a 95 % bootstrap interval of the mean and of the IQM."""
+        return {
+            **self.metrics(),
+            "eval/mean_reward_ci95": bootstrap_interval(self.returns, np.mean),
+            "eval/iqm_reward_ci95": bootstrap_interval(self.returns, iqm),
+            "episodes": [
+                {"episode": i, "return": float(r), "length": int(n)}
+                for i, (r, n) in enumerate(zip(self.returns, self.lengths, strict=True))
+            ],
+        }
+
+
+def evaluate(policy: Policy, env: TorchEnv, episodes: int, *, deterministic: bool = True, seed: int = 0) -> Report:
+    """Play `episodes` episodes, from the env's first ones, and report them.
+
+    Each of the N envs plays its fixed share (episodes / N, rounded), so that short episodes are not over-represented.
+    """
+    env.reset()
+    n = env.num_envs
+    quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
+    played = np.zeros(n, np.int64)
+    returns: list[list[float]] = [[] for _ in range(n)]
+    lengths: list[list[int]] = [[] for _ in range(n)]
+    slot = env.bind(env.empty_steps())
+    generator = torch.Generator(env.device).manual_seed(seed)
+    was_training = policy.training
+    policy.eval()
+    while (played < quota).any():
+        ended = env.step(policy.act(env.obs, deterministic=deterministic, generator=generator), slot)
+        if ended is not None:
+            for i in np.flatnonzero(ended & (played < quota)):
+                returns[i].append(slot[1].episode_return[i])
+                lengths[i].append(slot[1].episode_length[i])
+                played[i] += 1
+    policy.train(was_training)
+    return Report(np.concatenate(returns), np.concatenate(lengths))
+
+
+def held_out(policy: Policy, env_config: Any, episodes: int, split: str, **options: Any) -> Report:
+    """Evaluate on a split of its own: "validation" chooses the best checkpoint, "test" is for the final figure.
+
+    The episodes are the same for every policy and run, so that differences between policies are not differences of luck.
+    """
+    env = make_env(env_config, min(episodes, MAX_ENVS), split=split, seed=0, device=str(policy_device(policy)))
+    try:
+        return evaluate(policy, env, episodes, **options)
+    finally:
+        env.close()
+
+
+def policy_device(policy: Policy) -> torch.device:
+    return next(policy.parameters()).device
+
+
+def iqm(x: NDArray, axis: int = -1) -> Any:
+    """Interquartile mean: the mean without the lowest and highest quarter, rounded down (Agarwal et al. 2021)."""
+    x = np.sort(np.asarray(x, np.float64), axis=axis)
+    cut = x.shape[axis] // 4
+    return np.take(x, range(cut, x.shape[axis] - cut), axis=axis).mean(axis=axis)
+
+
+def bootstrap_interval(x: NDArray, statistic: Any, level: float = 0.95) -> list[float]:
+    """Percentile bootstrap interval [low, high] of a statistic of independent samples; always the same for the same x.
+
+    statistic(samples [..., n], axis=-1) -> [...], such as `np.mean` or `iqm`.
+    """
+    resamples = np.random.default_rng(0).choice(np.asarray(x), (BOOTSTRAP_RESAMPLES, len(x)))
+    low, high = np.quantile(statistic(resamples, axis=-1), [(1 - level) / 2, (1 + level) / 2])
+    return [float(low), float(high)]

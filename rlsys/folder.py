@@ -1,0 +1,175 @@
+"""A run's folder: what is in it, how to find one, and the little files that describe it.
+
+runs/<env>/<agent>/<yyyymmdd-hhmmss>-s<seed>-<4 hex>/
+    config.yaml        the resolved configuration        metrics.jsonl          one object a log point
+    command.txt        the command lines, one a process  events.out.tfevents.*  the same for TensorBoard
+    provenance.json    versions, commit, machine         summary.json           the outcome, once there is one
+    git.diff           what the commit lacks, if any     checkpoints/           step_*, last, best
+    lock               held while it is being trained    replays/               GIF and MP4
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlsys import config, provenance
+from rlsys.config import Config
+
+if TYPE_CHECKING:
+    from rlsys.policy import Policy
+
+
+class RunLocked(RuntimeError):
+    """Another process is training in this folder."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def config(self) -> Config:
+        return config.load(self.folder / "config.yaml")
+
+    def summary(self) -> dict[str, Any] | None:
+        """The outcome, or None while there is none."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def policy(self, which: str = "best", device: str = "cpu") -> "Policy":
+        """The trained policy. which: "best" on the validation split, "last", or "step_000000123456"."""
+        from rlsys import checkpoint  # here, so that listing runs does not wait for torch
+        from rlsys.policy import build_policy
+
+        return build_policy(checkpoint.load(checkpoint.resolve(self.folder, which))["policy"], device)
+
+    def status(self) -> str:
+        """ "running", "finished", or "stopped" (it can be resumed)."""
+        if self.is_locked():
+            return "running"
+        return "finished" if (self.folder / "summary.json").exists() else "stopped"
+
+    def is_locked(self) -> bool:
+        try:
+            with open(self.folder / "lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainers out of the folder; the operating system releases the lock of a process that dies."""
+        with open(self.folder / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunLocked(f"{self.folder} is being trained by another process.") from None
+            yield
+
+
+# -- finding runs --------------------------------------------------------------------------------------------------------
+
+
+def find(pattern: str, root: str = "runs") -> list[Run]:
+    """The runs that `pattern` names, oldest first: a folder, a glob, a folder of runs, or "latest"."""
+    if pattern == "latest":
+        return find(root, root)[-1:]
+    paths = [Path(pattern)] if Path(pattern).exists() else sorted(Path().glob(pattern))
+    found = [config_file.parent for path in paths for config_file in path.rglob("config.yaml")]
+    return [Run(path) for path in sorted(set(found), key=lambda path: (path.name, str(path)))]
+
+
+def find_one(pattern: str, root: str = "runs") -> Run:
+    """The newest run that `pattern` names; FileNotFoundError if there is none."""
+    found = find(pattern, root)
+    if not found:
+        raise FileNotFoundError(
+            f"no run at {pattern!r}. `rlsys runs` lists what there is; RUN is a folder, a glob or `latest`."
+        )
+    return found[-1]
+
+
+def names(cfg: Config) -> tuple[str, str]:
+    """What a run's env and agent are called in its folder's path."""
+    env = cfg.env.id.rpartition(":")[2].replace("/", "-") if cfg.env.name == "gymnasium" else cfg.env.name
+    return env, f"sb3-{cfg.agent.algo.lower()}" if cfg.agent.name == "sb3" else cfg.agent.name
+
+
+def label(cfg: Config) -> str:
+    """What a run is called on the console and below its replays."""
+    return " ".join(names(cfg))
+
+
+def new_folder(cfg: Config) -> Path:
+    """A folder that no other run has, however many start in the same second."""
+    parent = Path(cfg.run_dir).joinpath(*names(cfg))
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-s{cfg.seed}-{secrets.token_hex(2)}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+
+
+# -- what the folder says about the run ----------------------------------------------------------------------------------
+
+
+def describe(run: Run, cfg: Config, command: str, facts: dict[str, Any]) -> None:
+    """Write config.yaml, and add this process to command.txt (a line) and provenance.json (an entry of its list)."""
+    config.save(cfg, run.folder / "config.yaml")
+    with open(run.folder / "command.txt", "a") as file:
+        file.write(f"{command}\n")
+    path = run.folder / "provenance.json"
+    processes = json.loads(path.read_text()) if path.exists() else []
+    write_whole(path, json.dumps([*processes, {**provenance.provenance(), **facts}], indent=2))
+    if diff := provenance.git_diff():
+        (run.folder / "git.diff").write_text(diff)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text + "\n")
+    os.replace(temporary, path)
+
+
+def card(run: Run) -> str:
+    """The run's description for TensorBoard, as Markdown."""
+    texts = [(name, (run.folder / name).read_text()) for name in ("command.txt", "config.yaml", "provenance.json")]
+    return "\n\n".join(f"**{name}**\n\n```\n{text}\n```" for name, text in texts)
+
+
+def overview(run: Run) -> dict[str, Any]:
+    """One row of `rlsys runs`."""
+    from rlsys.log import read_metrics
+
+    cfg, summary = run.config(), run.summary() or {}
+    points = read_metrics(run.folder)
+    last = points[-1] if points else {}
+    evaluations = [point["eval/mean_reward"] for point in points if "eval/mean_reward" in point]
+    speeds = [point["time/fps"] for point in points if "time/fps" in point]
+    return {
+        "run": str(run.folder),
+        **dict(zip(("env", "agent"), names(cfg), strict=True)),
+        "seed": cfg.seed,
+        "status": run.status(),
+        "steps": summary.get("steps", last.get("step", 0)),
+        "score": summary.get("score", evaluations[-1] if evaluations else None),
+        "solved": summary.get("solved"),
+        "steps_per_second": summary.get("steps_per_second", speeds[-1] if speeds else None),
+    }

@@ -1,0 +1,348 @@
+"""What a run says while it trains: metrics.jsonl and TensorBoard for later, one live line for now.
+
+Every tag is documented here, once (`python -m rlsys.log` prints the page docs/metrics.md). The names are
+Stable-Baselines3's, the x axis is environment steps.
+
+`metrics.jsonl` is the source of truth: one JSON object per `Log.write`, `{"step": 4096, "train/loss": 0.5, ...}`, NaN
+and infinity as null. An evaluation at the step of a rollout is a line of its own; `read_metrics` joins lines of equal
+step.
+"""
+
+import contextlib
+import difflib
+import io
+import itertools
+import json
+import math
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+METRICS_FILE = "metrics.jsonl"
+FLOAT32_MAX = 3.4028234e38
+
+
+class Metric(NamedTuple):
+    unit: str
+    meaning: str
+
+
+METRICS: dict[str, Metric] = {
+    "rollout/ep_rew_mean": Metric("reward", "Mean return of the latest training episodes that ended, unscaled."),
+    "rollout/ep_len_mean": Metric("steps", "Mean length of the latest training episodes that ended."),
+    "rollout/episodes": Metric("episodes", "Training episodes that have ended since the run began."),
+    "rollout/exploration_rate": Metric("0..1", "Probability of a random action (DQN's epsilon)."),
+    "time/fps": Metric("steps/s", "Environment steps a second, learning included."),
+    "time/total_timesteps": Metric("steps", "Environment steps since the run began, over all environments."),
+    "time/iterations": Metric("iterations", "Calls of the agent's `iterate` since the run began."),
+    "time/time_elapsed": Metric("s", "Wall time since this process began to train."),
+    "train/learning_rate": Metric("1", "The optimiser's step size, as scheduled."),
+    "train/loss": Metric("1", "The loss that is minimised, all terms together."),
+    "train/policy_gradient_loss": Metric("1", "PPO's clipped surrogate, negated: the lower, the better."),
+    "train/value_loss": Metric("reward²", "Mean squared error of the value function against its targets."),
+    "train/entropy_loss": Metric("nats", "Minus the mean entropy of the policy; it rises to 0 as the policy decides."),
+    "train/approx_kl": Metric("nats", "Estimated KL divergence between the policies before and after the update."),
+    "train/clip_fraction": Metric("0..1", "Share of samples whose probability ratio left the clip range."),
+    "train/clip_range": Metric("1", "PPO's clip range, as scheduled."),
+    "train/explained_variance": Metric("≤ 1", "1 - Var(return - value) / Var(return): 1 perfect, 0 like a constant."),
+    "train/std": Metric("action", "Mean standard deviation of a Gaussian policy."),
+    "train/n_updates": Metric("updates", "Epochs (PPO) or gradient steps (the others) since the run began."),
+    "train/grad_norm": Metric("1", "Mean L2 norm of the gradient, before clipping."),
+    "train/q_values": Metric("reward", "Mean predicted value of the actions in the batch."),
+    "train/actor_loss": Metric("1", "Loss of the actor (SAC, TD3, DDPG)."),
+    "train/critic_loss": Metric("reward²", "Loss of the critics (SAC, TD3, DDPG)."),
+    "train/ent_coef": Metric("reward/nat", "Weight of the entropy in SAC's objective."),
+    "train/ent_coef_loss": Metric("1", "Loss that tunes SAC's entropy weight."),
+    "train/policy_loss": Metric("1", "Loss of the policy (A2C)."),
+    "eval/mean_reward": Metric("reward", "Mean return of the evaluation's episodes (seeds and levels not trained on)."),
+    "eval/std_reward": Metric("reward", "Standard deviation of the returns of the evaluation's episodes."),
+    "eval/iqm_reward": Metric("reward", "Interquartile mean of the returns: the mean of the middle half."),
+    "eval/mean_ep_length": Metric("steps", "Mean length of the evaluation's episodes."),
+    "eval/episodes": Metric("episodes", "Episodes in the evaluation."),
+}
+
+
+class Log:
+    """The metrics of one run, in `folder`, as `metrics.jsonl` and a TensorBoard event file.
+
+    resume_step: the step a run goes on from. What was logged after it is dropped, in both; earlier event files are not
+        touched: the new one tells TensorBoard to forget their later points. None starts a new log.
+
+    A disk that refuses a record costs that record and one warning, never the run. Raises FileExistsError if there is a
+    log already and no `resume_step`: two runs must not mix.
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int | None = None):
+        folder = Path(folder)
+        if resume_step is None and (folder / METRICS_FILE).exists():
+            raise FileExistsError(f"{folder / METRICS_FILE} is there already. Pass resume_step to go on with it.")
+        self._step = resume_step or 0
+        self._lines = _Appender(folder / METRICS_FILE)
+        self._events = _Appender(_next_event_file(folder))
+        if resume_step is not None:
+            with self._lines.failures():
+                _drop_lines_after(folder / METRICS_FILE, resume_step)
+        self._add_event(file_version="brain.Event:2")
+        if resume_step is not None:  # TensorBoard drops points with a step >= that of a START
+            self._add_event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | None]:
+        """Log `metrics` (tag: a number, or a 0-dim array or tensor) at `step`; returns them as plain numbers.
+
+        This is the only place that waits for the device. NaN and infinity are logged as null.
+        Raises KeyError for a tag that METRICS does not know, naming the nearest one.
+        """
+        self._step = step = int(step)
+        numbers = {tag: _number(tag, value) for tag, value in metrics.items()}
+        self._lines.append(json.dumps({"step": step, **numbers}).encode() + b"\n")
+        scalars = [
+            Summary.Value(tag=tag, simple_value=number)
+            for tag, number in numbers.items()
+            if number is not None and abs(number) <= FLOAT32_MAX
+        ]
+        if scalars:
+            self._add_event(step=step, summary=Summary(value=scalars))
+        return numbers
+
+    def add_text(self, tag: str, markdown: str) -> None:
+        """Show a text (the config, the provenance) under TensorBoard's "Text"."""
+        tensor = TensorProto(
+            dtype=DT_STRING,
+            string_val=[markdown.encode()],
+            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+        )
+        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        value = Summary.Value(tag=f"{tag}/text_summary", tensor=tensor, metadata=metadata)
+        self._add_event(step=self._step, summary=Summary(value=[value]))
+
+    def flush(self) -> None:
+        """Down to the disk. Call it before a checkpoint, which then never knows of steps that the log does not."""
+        self._lines.sync()
+        self._events.sync()
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _add_event(self, **fields) -> None:
+        record = io.BytesIO()  # with length and checksums
+        RecordWriter(record).write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._events.append(record.getvalue())
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """What a run has logged: a dict a step, `{"step": ..., tag: number or None}`, in the order written.
+
+    No log is an empty list. A line cut short by a crash is passed over.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for row, _ in _lines(Path(folder) / METRICS_FILE):
+        rows.setdefault(row["step"], {}).update(row)
+    return list(rows.values())
+
+
+def metrics_page() -> str:
+    """docs/metrics.md."""
+    lines = ["# Metrics", ""]
+    lines += ["Every tag in TensorBoard and in `metrics.jsonl`. The x axis is environment steps, of all environments."]
+    lines += ["The names are Stable-Baselines3's. (This page is made by `python -m rlsys.log > docs/metrics.md`.)"]
+    for group, tags in itertools.groupby(METRICS, key=lambda tag: tag.split("/")[0]):
+        lines += ["", f"## {group}", "", "| tag | unit | meaning |", "|---|---|---|"]
+        lines += [f"| `{tag}` | {METRICS[tag].unit} | {METRICS[tag].meaning} |" for tag in tags]
+    return "\n".join(lines) + "\n"
+
+
+def _number(tag: str, value: Any) -> float | None:
+    """`value` as a plain int or float, None if it is not finite."""
+    if tag not in METRICS:
+        nearest = difflib.get_close_matches(tag, METRICS, n=1, cutoff=0.0)[0]
+        raise KeyError(f"metric {tag!r} is unknown. The nearest known one is {nearest!r}.")
+    if hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, int | float):
+        raise TypeError(f"metric {tag!r} is {value!r}, which is not a number.")
+    return value if math.isfinite(value) else None
+
+
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Each whole line of a metrics file, parsed and raw."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and "step" in row and line.endswith(b"\n"):
+                    yield row, line
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Rewrite a metrics file without the lines of later steps and those that a crash cut short."""
+    rewritten = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(rewritten, "wb") as file:
+        file.writelines(line for row, line in _lines(path) if row["step"] <= step)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(rewritten, path)
+
+
+def _next_event_file(folder: Path) -> Path:
+    """A name that sorts after all other event files, whatever the clock says: TensorBoard reads them in that order."""
+    stamps = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    latest = max((int(stamp) for stamp in stamps if stamp.isdigit()), default=0)
+    return folder / f"events.out.tfevents.{max(int(time.time()), latest + 1):010d}.rlsys"
+
+
+class _Appender:
+    """A file that grows by whole records. A disk that refuses one costs that record, and one warning."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file: io.FileIO | None = None
+        self._end = 0  # of the last whole record
+        self._has_warned = False
+
+    def append(self, record: bytes) -> None:
+        with self.failures():
+            if self._file is None:
+                self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+                self._end = os.fstat(self._file.fileno()).st_size
+            elif os.fstat(self._file.fileno()).st_size != self._end:  # the last record was cut short
+                self._file.truncate(self._end)
+            written = self._file.write(record)
+            if written != len(record):
+                raise OSError(f"{written} of {len(record)} bytes were written")
+            self._end += written
+
+    def sync(self) -> None:
+        with self.failures():
+            if self._file is not None:
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self.sync()
+            with self.failures():
+                self._file.close()
+
+    @contextlib.contextmanager
+    def failures(self) -> Iterator[None]:
+        """Turn the first OSError into a warning, the later ones into nothing."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                message = f"{self._path}: {error}. Metrics are lost until that changes."
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+class Progress:
+    """A run on the console: one live line on a terminal, else a plain line every few seconds; on stderr.
+
+        with Progress(total, label="CartPole ppo") as progress:
+            progress.update(step, log.write(step, metrics))
+
+    total: environment steps of the whole run; start: those done before this process.
+    """
+
+    REDRAW_SECONDS = 1 / 8
+    PRINT_SECONDS = 5.0
+    SPEED_SECONDS = 10.0  # steps/s is the mean over so long
+
+    def __init__(self, total: int, *, label: str, start: int = 0, quiet: bool = False, console: Console | None = None):
+        self._total, self._label, self._step, self._quiet = max(total, 1), label, start, quiet
+        self._console = console or Console(stderr=True)
+        self._live: Live | None = None
+        self._metrics: dict[str, Any] = {}
+        self._begun = self._next = time.monotonic()
+        self._history = deque([(self._begun, start)])  # (time, step), over the last SPEED_SECONDS
+
+    def __enter__(self) -> "Progress":
+        self._begun = time.monotonic()
+        self._history = deque([(self._begun, self._step)])
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False)
+            self._live.start()
+            self._draw(self._begun)
+        else:
+            self._next = self._begun + self.PRINT_SECONDS
+        return self
+
+    def update(self, step: int, metrics: Mapping[str, Any] = {}) -> None:
+        """Go on to `step`. Metrics are remembered; all but a few calls return at once."""
+        self._step = step
+        self._metrics.update(metrics)
+        now = time.monotonic()
+        if now >= self._next and not self._quiet:
+            self._draw(now)
+
+    def __exit__(self, *_) -> None:
+        if not self._quiet:
+            self._draw(time.monotonic())
+        if self._live is not None:
+            self._live.stop()
+
+    def _draw(self, now: float) -> None:
+        self._history.append((now, self._step))
+        while len(self._history) > 2 and self._history[1][0] <= now - self.SPEED_SECONDS:
+            self._history.popleft()
+        if self._live is None:
+            self._next = now + self.PRINT_SECONDS
+            percent = f"{100 * self._step // self._total} %"
+            text = f"{self._label}: " + ", ".join([f"{self._steps()} steps ({percent})", *self._facts(now)])
+            self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+            return
+        self._next = now + self.REDRAW_SECONDS
+        bar = ProgressBar(self._total, self._step, width=14)
+        facts = Text("  ".join([self._steps(), *self._facts(now)]), no_wrap=True, overflow="ellipsis")
+        line = Table.grid(padding=(0, 2))
+        line.add_row(Text(self._label, no_wrap=True), bar, facts)
+        self._live.update(line, refresh=True)
+
+    def _steps(self) -> str:
+        return f"{self._step:,}/{self._total:,}"
+
+    def _facts(self, now: float) -> list[str]:
+        (then, before), speed = self._history[0], 0.0
+        if now > then:
+            speed = (self._step - before) / (now - then)
+        facts = [f"{speed:,.0f} steps/s"]
+        for name, tag in (("reward", "rollout/ep_rew_mean"), ("eval", "eval/mean_reward")):
+            if self._metrics.get(tag) is not None:
+                facts.append(f"{name} {float(self._metrics[tag]):.4g}")
+        if speed > 0 and self._step < self._total:
+            facts.insert(1, f"{_clock((self._total - self._step) / speed)} left")
+        facts.append(f"{_clock(now - self._begun)} elapsed")
+        return facts
+
+
+def _clock(seconds: float) -> str:
+    """3725 -> "1:02:05"."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+if __name__ == "__main__":
+    print(metrics_page(), end="")

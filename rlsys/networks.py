@@ -1,0 +1,163 @@
+"""Neural networks: an encoder chosen by the observation, an MLP body, and the running normaliser.
+
+Shapes: B batch, O observation shape, F features, A action. Observations arrive as one tensor [B, *O]; what its entries mean
+is said by an `ObsSpec`.
+"""
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a packed observation vector: `size` numbers of shape `shape`, meaning `kind`."""
+
+    kind: str  # "vector" (numbers to normalise), "binary" (0/1, one-hot), "grid" or "image" (channels last)
+    shape: list[int]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ObsSpec:
+    """An observation: one tensor of `shape` and `dtype`, made of one part, or (Dict and Tuple spaces) of several, flattened."""
+
+    shape: list[int]
+    dtype: str  # a torch dtype's name: "float32", "uint8", "int8"
+    parts: list[Part] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "ObsSpec":
+        return cls(data["shape"], data["dtype"], [Part(**part) for part in data["parts"]])
+
+
+class RunningNorm(nn.Module):
+    """Normalise to zero mean and unit variance by statistics of all that was shown to `update`; clip to +-10.
+
+    Welford's parallel update (Chan, Golub, LeVeque 1979). The statistics are buffers, hence part of every checkpoint.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, shape: list[int]):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take the rows of x [..., *shape] into the statistics."""
+        x = x.reshape(-1, *self.mean.shape).double()
+        n, mean, var = x.shape[0], x.mean(0), x.var(0, correction=0)
+        total = self.count + n
+        delta = mean - self.mean
+        m2 = self.var * self.count + var * n + delta.square() * (self.count * n / total)
+        self.mean += delta * (n / total)
+        self.var.copy_(m2 / total)
+        self.count.copy_(total)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = (self.var + 1e-8).rsqrt()
+        return ((x - self.mean.float()) * scale.float()).clamp(-10.0, 10.0)
+
+
+def linear(n_in: int, n_out: int, gain: float | None) -> nn.Linear:
+    """A linear layer: orthogonal weights of `gain` and zero bias, or PyTorch's own initialisation where gain is None."""
+    layer = nn.Linear(n_in, n_out)
+    if gain is not None:
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(n_in: int, hidden: list[int], activation: str, orthogonal: bool) -> nn.Sequential:
+    """Linear layers of the sizes `hidden`, each followed by the activation: [B, n_in] -> [B, hidden[-1]]."""
+    gain = math.sqrt(2) if orthogonal else None
+    layers: list[nn.Module] = []
+    for a, b in pairwise([n_in, *hidden]):
+        layers += [linear(a, b, gain), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
+class VectorPart(nn.Module):
+    """Numbers: flattened to float32 and, on request, normalised."""
+
+    def __init__(self, part: Part, normalize: bool):
+        super().__init__()
+        self.num_features = part.size
+        self.norm = RunningNorm([part.size]) if normalize and part.kind == "vector" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1).float()
+        return x if self.norm is None else self.norm(x)
+
+
+class PicturePart(nn.Module):
+    """A grid or image [B, height, width, channels] through convolutions: small 3x3 ones, or the Nature CNN from 36 pixels on.
+
+    Images are uint8 and are divided by 255. Source of the larger network: Mnih et al. 2015, "Human-level control".
+    """
+
+    def __init__(self, part: Part):
+        super().__init__()
+        height, width, channels = part.shape
+        self.shape, self.scale = part.shape, 1 / 255 if part.kind == "image" else 1.0
+        sizes = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if min(height, width) >= 36 else [(32, 3, 1), (64, 3, 1)]
+        layers: list[nn.Module] = []
+        for n_out, kernel, stride in sizes:
+            conv = nn.Conv2d(channels, n_out, kernel, stride)
+            nn.init.orthogonal_(conv.weight, math.sqrt(2))
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            layers += [conv, nn.ReLU()]
+            channels = n_out
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            num_flat = self.layers(torch.zeros(1, part.shape[2], height, width)).shape[1]
+        self.num_features = 256
+        self.project = nn.Sequential(linear(num_flat, self.num_features, math.sqrt(2)), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(-1, *self.shape).permute(0, 3, 1, 2).float() * self.scale
+        return self.project(self.layers(x))
+
+
+class Encoder(nn.Module):
+    """Observation [B, *O] -> features [B, num_features]: each part through its own network, concatenated."""
+
+    def __init__(self, spec: ObsSpec, normalize: bool):
+        super().__init__()
+        self.sizes = [part.size for part in spec.parts]
+        self.parts = nn.ModuleList(
+            PicturePart(part) if part.kind in ("grid", "image") else VectorPart(part, normalize) for part in spec.parts
+        )
+        self.num_features: int = sum(part.num_features for part in self.parts)  # type: ignore[misc]
+
+    def forward(self, obs: Tensor) -> Tensor:
+        if len(self.sizes) == 1:
+            return self.parts[0](obs)
+        stretches = obs.split(self.sizes, dim=1)
+        return torch.cat([part(x) for part, x in zip(self.parts, stretches, strict=True)], dim=1)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything to train here (pictures), or only flattening and normalising."""
+        return next(self.parameters(), None) is not None
+
+    def update_norm(self, obs: Tensor) -> None:
+        """Take observations [..., *O] into the normalisers' statistics."""
+        stretches = obs.split(self.sizes, dim=-1) if len(self.sizes) > 1 else [obs]
+        for part, x in zip(self.parts, stretches, strict=True):
+            if isinstance(part, VectorPart) and part.norm is not None:
+                part.norm.update(x)

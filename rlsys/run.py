@@ -1,0 +1,288 @@
+"""The one loop: an agent iterates; its numbers are logged, its policy is evaluated and saved, when due.
+
+Everything about the folder that a run fills is in folder.py.
+"""
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlsys import agents, checkpoint
+from rlsys.config import Config, ConfigError
+from rlsys.evaluate import Report, bootstrap_interval, held_out
+from rlsys.folder import Run, card, describe, label, new_folder, write_whole
+from rlsys.log import Log, Progress
+from rlsys.replay import record
+from rlsys.torchenv import make_env, reward_threshold
+
+
+class Preempted(Exception):
+    """A signal asked the run to stop; it has been saved in `folder` and can be resumed."""
+
+    def __init__(self, message: str, folder: Path):
+        super().__init__(message)
+        self.folder = folder
+
+
+# -- training ------------------------------------------------------------------------------------------------------------
+
+
+def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: bool = False) -> Run:
+    """Train what `cfg` describes, in a new folder, or go on in the folder of `resume`; returns the finished Run.
+
+    Raises ConfigError, Preempted after SIGTERM or Ctrl-C (saved), RunLocked, and CheckpointError if nothing can be resumed.
+    """
+    device, why = choose_device(cfg)
+    if threads := choose_threads(cfg):
+        torch.set_num_threads(threads)
+    with config_errors():  # before there is a folder: this agent may not be made for this env
+        env = make_env(cfg.env, cfg.num_envs, split="train", seed=cfg.seed, device=device)
+        agent = agents.build(env, cfg.agent, cfg.seed)
+
+    run = resume or Run(new_folder(cfg))
+    with run.locked(), stop_signals() as stop:
+        book = restore(run, agent, device, quiet) if resume else Book()
+        start = agent.steps if resume else None
+        say(quiet, f"{run.folder}  on {device} ({why})" + (f", from step {start:,}" if resume else ""))
+        describe(run, cfg, command, {"device": device, "threads": torch.get_num_threads(), "resumed_at": start})
+
+        with (
+            Log(run.folder, resume_step=start) as log,
+            Progress(cfg.total_timesteps, label=label(cfg), start=agent.steps, quiet=quiet) as progress,
+        ):
+            if not resume:
+                log.add_text("run", card(run))
+            book.begin(agent.steps)
+            loop(run, cfg, agent, book, log, progress, stop)
+        seconds = book.elapsed
+        env.close()
+
+        # the figure that counts: the best policy on the test split, which has been used for nothing else
+        test = held_out(run.policy("best", device), cfg.env, cfg.test_episodes, "test")
+        if cfg.replay:
+            with contextlib.suppress(ValueError):  # a world without pictures
+                record(run.policy("best"), cfg.env, run.folder / "replays", name="final", caption=label(cfg))
+        summarise(run, agent.steps, seconds, book, test)
+    return run
+
+
+def restore(run: Run, agent: agents.Agent, device: str, quiet: bool) -> "Book":
+    """Put the agent back to the newest checkpoint that is whole."""
+    path, rejected = checkpoint.newest(run.checkpoints)
+    state = checkpoint.load(path, device=device)
+    with config_errors():  # an override may not fit what was saved
+        agent.load_state(state)
+    say(quiet, *[f"skipped a damaged checkpoint: {reason}" for reason in rejected])
+    return Book(**state["book"])
+
+
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """What env and agent refuse as they are made is a mistake in the config."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        if type(error) not in (ValueError, RuntimeError):  # a CUDA or memory error is no mistake in the config
+            raise
+        raise ConfigError(str(error)) from error
+
+
+def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, progress: Progress, stop: "Stop") -> None:
+    """The one loop: iterate, and log, evaluate, record, save when due. It never sees an env step."""
+
+    def write(metrics: dict[str, Any]) -> None:
+        progress.update(agent.steps, log.write(agent.steps, metrics))
+
+    while agent.steps < cfg.total_timesteps:
+        due = Due(agent.steps, cfg.total_timesteps)
+        metrics = agent.iterate(progress=agent.steps / cfg.total_timesteps)
+        due.now = agent.steps
+        book.iterations += 1
+
+        # log: the only place that waits for the device
+        if due(cfg.log_every or 1):
+            write({**metrics, **book.clock(agent.steps)})
+
+        # evaluate: on a split that training never sees
+        if due(cfg.eval_every):
+            report = held_out(agent.policy, cfg.env, cfg.eval_episodes, "validation")
+            write(report.metrics())
+            book.judge(agent.steps, report.mean, reward_threshold(cfg.env))
+
+        # record: a picture of the policy as it is
+        if cfg.replay_every and due(cfg.replay_every):
+            record(agent.policy, cfg.env, run.folder / "replays", name=f"step_{agent.steps:012d}")
+
+        # save
+        is_best = book.best_step == agent.steps
+        if due(cfg.save_every) or is_best or stop.requested:
+            log.flush()
+            state = {**agent.state(), "book": book.state()}
+            checkpoint.save(run.checkpoints, agent.steps, state, keep=cfg.keep_checkpoints)
+        if is_best:
+            checkpoint.mark_best(run.checkpoints, agent.steps)
+        if stop.requested and agent.steps < cfg.total_timesteps:
+            message = f"stopped by {stop.requested} at step {agent.steps:,}; saved in {run.folder}"
+            raise Preempted(message, run.folder)
+
+
+@dataclass
+class Due:
+    """Has the step count crossed a multiple of `every` in this iteration? At the end of the run everything is due."""
+
+    before: int
+    total: int
+    now: int = 0
+
+    def __call__(self, every: int) -> bool:
+        return self.now >= self.total or (every > 0 and self.now // every > self.before // every)
+
+
+@dataclass
+class Book:
+    """What the run itself, rather than the agent, has to remember across a resume."""
+
+    seconds: float = 0.0  # of earlier processes
+    iterations: int = 0
+    best: float | None = None  # highest mean return on the validation split
+    best_step: int | None = None
+    seconds_to_solve: float | None = None
+
+    def __post_init__(self):
+        self._began, self._first_step = time.perf_counter(), 0
+
+    def begin(self, step: int) -> None:
+        """Start the clock of this process."""
+        self._began, self._first_step = time.perf_counter(), step
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training and evaluation, over all processes."""
+        return self.seconds + time.perf_counter() - self._began
+
+    def judge(self, step: int, mean: float, threshold: float | None) -> None:
+        """Take an evaluation into account."""
+        if self.best is None or mean >= self.best:
+            self.best, self.best_step = mean, step
+        if self.seconds_to_solve is None and threshold is not None and mean >= threshold:
+            self.seconds_to_solve = self.elapsed
+
+    def clock(self, step: int) -> dict[str, float]:
+        """Counters, and the speed of this process."""
+        return {
+            "time/fps": (step - self._first_step) / (time.perf_counter() - self._began),
+            "time/time_elapsed": self.elapsed,
+            "time/iterations": self.iterations,
+            "time/total_timesteps": step,
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {**asdict(self), "seconds": self.elapsed}
+
+
+def summarise(run: Run, steps: int, seconds: float, book: Book, test: Report) -> None:
+    """Write summary.json, the outcome."""
+    threshold = reward_threshold(run.config().env)
+    summary = {
+        "score": test.mean,
+        **test.metrics(),
+        "eval/mean_reward_ci95": bootstrap_interval(test.returns, np.mean),
+        "validation/best_mean_reward": book.best,
+        "best_step": book.best_step,
+        "steps": steps,
+        "seconds": seconds,
+        "steps_per_second": steps / seconds,
+        "reward_threshold": threshold,
+        "solved": None if threshold is None else test.mean >= threshold,
+        "seconds_to_solve": book.seconds_to_solve,
+    }
+    write_whole(run.folder / "summary.json", json.dumps(summary, indent=2))
+
+
+# -- the machine ---------------------------------------------------------------------------------------------------------
+
+
+def choose_device(cfg: Config) -> tuple[str, str]:
+    """The device to train on, and why: `auto` takes a GPU where there are pictures to look at, and the CPU otherwise."""
+    if cfg.device == "cpu":
+        return "cpu", "as asked"
+    if cfg.device == "cuda":
+        if not torch.cuda.is_available():
+            raise DeviceError("device=cuda: torch finds no CUDA device. Use device=cpu or device=auto.")
+        return "cuda", "as asked"
+    if not torch.cuda.is_available():
+        return "cpu", "no GPU found"
+    if has_pictures(cfg):
+        return "cuda", "observations are pictures"
+    return "cpu", "small networks learn faster on the CPU; device=cuda overrides"
+
+
+LARGE_BATCH = 4096  # samples; from here on a minibatch of a small network is worth sharing out
+
+
+def choose_threads(cfg: Config) -> int | None:
+    """Threads of torch's CPU operations; None leaves torch's own choice, which is one a core.
+
+    The operations of a small network on a small minibatch are too short to share out: on two idle cores the second
+    thread adds a quarter to the speed (PPO on CartPole, 64 envs, minibatches of 512), and beside another process it
+    costs a factor of 4, since torch's threads wait by spinning. At minibatches of 8192 it adds 80 %.
+    """
+    large = getattr(cfg.agent, "batch_size", 0) >= LARGE_BATCH or has_pictures(cfg)
+    return cfg.threads or (None if large else 1)
+
+
+def has_pictures(cfg: Config) -> bool:
+    """Whether the observations of `cfg` go through convolutions."""
+    probe = make_env(cfg.env, 1, split="train", seed=0)
+    probe.close()
+    return any(part.kind in ("grid", "image") for part in probe.obs_spec.parts)
+
+
+class DeviceError(RuntimeError):
+    """The device asked for is not there."""
+
+
+@dataclass
+class Stop:
+    """The signal that asked for a stop, if any."""
+
+    requested: str = ""
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """SIGTERM and Ctrl-C set a flag, which the loop reads after an iteration; a second one ends the process at once."""
+    stop = Stop()
+
+    def request(number, frame):
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = signal.Signals(number).name
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    try:
+        before = [signal.signal(number, request) for number in numbers]
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def say(quiet: bool, *lines: str) -> None:
+    if not quiet:
+        for line in lines:
+            print(line, flush=True)

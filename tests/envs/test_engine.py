@@ -1,0 +1,473 @@
+"""The engine: autoreset, truncation, statistics, invariance, snapshots, parameters, levels, and what it refuses.
+
+Most traces are of `COUNTER`, a world that counts: each step adds the action (0, 1 or 2) to a number that starts at
+`start`; the reward is the action; the episode terminates at `goal`; the observation is the number.
+"""
+
+from itertools import pairwise
+
+import numba
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import envs
+from envs.engine import Sim, njit, params, state_dtype, uniform
+from envs.engine.sim import SPLITS
+
+
+@njit
+def counter_reset(s, p):
+    s.number = p.start
+
+
+@njit
+def counter_step(s, p, action):
+    s.number += action
+    return float(action), s.number >= p.goal
+
+
+@njit
+def counter_observe(s, p, obs):
+    obs[0] = s.number
+
+
+COUNTER = Sim(
+    name="Counter",
+    version=0,
+    state=state_dtype(number="i8"),
+    params=params(start=0, goal=3),
+    reset=counter_reset,
+    step=counter_step,
+    observe=counter_observe,
+    observation_space=Box(0, 1000, (1,), np.float32),
+    action_space=Discrete(3),
+    max_episode_steps=4,
+)
+
+
+@njit
+def scale_reset(s, p):
+    s.x = uniform(s, 0.0, 1.0)
+
+
+@njit
+def scale_step(s, p, action):
+    s.x = p.gain * action[0]
+    return s.x, False
+
+
+@njit
+def pair_step(s, p, action):
+    s.x = action[0] + 10 * action[1]
+    return s.x, False
+
+
+@njit
+def scale_observe(s, p, obs):
+    obs[0] = s.x
+
+
+def scale(**changes):
+    """A world whose number is drawn at the start, and then `gain` times the action."""
+    description = {
+        "name": "Scale",
+        "version": 0,
+        "state": state_dtype(x="real"),
+        "params": params(gain=2.0),
+        "reset": scale_reset,
+        "step": scale_step,
+        "observe": scale_observe,
+        "observation_space": Box(-1000, 1000, (1,), np.float32),
+        "action_space": Box(-1, 1, (1,), np.float32),
+        "max_episode_steps": 10,
+    }
+    return Sim(**{**description, **changes})
+
+
+SCALE = scale()
+PAIR = scale(name="Pair", step=pair_step, action_space=MultiDiscrete([2, 3]))
+
+
+def trace(env, actions, steps):
+    """What `step` returned, as lists: (obs, reward, terminated, truncated) for each of `steps` equal steps."""
+    rows = []
+    for _ in range(steps):
+        obs, reward, terminated, truncated, _ = env.step(np.array(actions))
+        rows.append((obs[:, 0].tolist(), reward.tolist(), terminated.tolist(), truncated.tolist()))
+    return rows
+
+
+# -- autoreset, truncation, statistics ---------------------------------------------------------------------------------
+
+F, T = False, True
+
+
+@pytest.mark.parametrize("backend", ["python", "serial", "parallel"])
+def test_same_step_autoreset_by_hand(backend):
+    env = envs.make_vec(COUNTER, 2, seed=0, backend=backend)
+    assert env.reset()[0].tolist() == [[0], [0]]
+    # Env 0 always adds 1, so it reaches 3 in its 3rd step and begins again; env 1 adds 0, until its limit of 4 steps.
+    assert trace(env, [1, 0], 4) == [
+        ([1, 0], [1, 0], [F, F], [F, F]),
+        ([2, 0], [1, 0], [F, F], [F, F]),
+        ([0, 0], [1, 0], [T, F], [F, F]),
+        ([1, 0], [1, 0], [F, F], [F, T]),
+    ]
+
+
+@pytest.mark.parametrize("backend", ["python", "serial", "parallel"])
+def test_next_step_autoreset_by_hand(backend):
+    env = envs.make_vec(COUNTER, 2, seed=0, backend=backend, autoreset_mode="NextStep")
+    env.reset()
+    # As above, but the last number is shown; the step after that ignores its action and begins again, with reward 0.
+    assert trace(env, [1, 0], 6) == [
+        ([1, 0], [1, 0], [F, F], [F, F]),
+        ([2, 0], [1, 0], [F, F], [F, F]),
+        ([3, 0], [1, 0], [T, F], [F, F]),
+        ([0, 0], [0, 0], [F, F], [F, T]),
+        ([1, 0], [1, 0], [F, F], [F, F]),  # env 1 begins again
+        ([2, 0], [1, 0], [F, F], [F, F]),
+    ]
+
+
+def test_final_observation_and_statistics_of_an_episode_that_ended():
+    env = envs.make_vec(COUNTER, 3, seed=0)
+    env.reset()
+    assert env.step(np.array([2, 0, 1]))[4] == {}
+    obs, _, terminated, truncated, info = env.step(np.array([2, 0, 1]))  # 2 + 2 = 4 is beyond the goal of 3
+    assert terminated.tolist() == [T, F, F]
+    assert obs[:, 0].tolist() == [0, 0, 2]
+    assert info["_final_obs"].tolist() == info["_episode"].tolist() == [T, F, F]
+    assert info["final_obs"][0].tolist() == [4]
+    assert info["episode"]["r"].tolist() == [4, 0, 0]
+    assert info["episode"]["l"].tolist() == [2, 0, 0]
+    _, _, terminated, truncated, info = env.step(np.array([0, 0, 1]))
+    assert terminated.tolist() == [F, F, T]
+    assert info["episode"]["r"].tolist() == [0, 0, 3]
+    assert info["episode"]["l"].tolist() == [0, 0, 3]
+    _, _, terminated, truncated, info = env.step(np.array([0, 0, 1]))
+    assert truncated.tolist() == [F, T, F]
+    assert info["episode"]["l"].tolist() == [0, 4, 0]
+
+
+def test_next_step_has_no_final_obs_because_obs_is_it():
+    env = envs.make_vec(COUNTER, 1, seed=0, autoreset_mode="NextStep")
+    env.reset()
+    env.step(np.array([2]))
+    obs, _, _, _, info = env.step(np.array([2]))
+    assert obs.tolist() == [[4]]
+    assert set(info) == {"episode", "_episode"}
+    assert info["episode"]["r"].tolist() == [4]
+
+
+def test_both_flags_are_set_when_the_world_ends_on_the_last_step():
+    env = envs.make_vec(COUNTER, 1, seed=0, max_episode_steps=3)
+    env.reset()
+    assert trace(env, [1], 3)[-1] == ([0], [1], [T], [T])
+
+
+def test_a_new_reset_begins_a_new_episode_and_its_statistics():
+    env = envs.make_vec(COUNTER, 2, seed=0)
+    env.reset()
+    trace(env, [1, 1], 2)
+    env.reset(options={"reset_mask": [True, False]})
+    _, _, terminated, _, info = env.step(np.array([1, 1]))
+    assert terminated.tolist() == [F, T]
+    assert env.state["elapsed"][0] == 1
+    assert env.state["episode"].tolist() == [1, 1]
+    assert info["episode"]["r"].tolist() == [0, 3]
+
+
+def test_step_writes_into_the_arrays_it_is_given():
+    env = envs.make_vec(COUNTER, 2, seed=0)
+    env.reset()
+    out = env.arrays()
+    obs, *_ = env.step(np.array([1, 2]), out=out)
+    assert obs is out.obs
+    assert out.obs[:, 0].tolist() == out.reward.tolist() == [1, 2]
+
+
+# -- invariance --------------------------------------------------------------------------------------------------------
+
+STEPS = 60
+
+
+def record(name, num_envs, backend, actions, keep=64):
+    """The states of the first `keep` envs after every step, as bytes, and of all envs at the end."""
+    env = envs.make_vec(name, num_envs, seed=11, backend=backend)
+    env.reset()
+    rows = []
+    for a in actions[:, :num_envs]:
+        env.step(a)
+        rows.append(env.state[:keep].tobytes())
+    return rows, env.state.tobytes()
+
+
+def actions_for(name, num_envs, seed=0):
+    space = envs.get_sim(name).action_space
+    rng = np.random.default_rng(seed)
+    if isinstance(space, Discrete):
+        return rng.integers(space.n, size=(STEPS, num_envs))
+    return rng.uniform(space.low, space.high, (STEPS, num_envs, *space.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", envs.sims())
+def test_what_an_env_does_depends_neither_on_the_number_of_envs_nor_of_threads(name):
+    actions = actions_for(name, 4096)
+    reference, end = record(name, 4096, "serial", actions)
+    assert record(name, 4096, "parallel", actions)[1] == end
+    threads = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        assert record(name, 4096, "parallel", actions)[1] == end
+    finally:
+        numba.set_num_threads(threads)
+    size = len(end) // 4096
+    for n in (1, 7, 64):
+        rows, _ = record(name, n, "serial", actions)
+        assert rows == [row[: n * size] for row in reference]
+
+
+@pytest.mark.parametrize("name", ["cartpole", "snake"])
+def test_what_an_env_does_does_not_depend_on_the_others_actions(name):
+    actions, others = actions_for(name, 8), actions_for(name, 8, seed=1)
+    others[:, 3] = actions[:, 3]
+    states = []
+    for a in (actions, others):
+        env = envs.make_vec(name, 8, seed=0)
+        env.reset()
+        states.append([(env.step(row), env.state.copy())[1] for row in a])
+    assert all((a[3] == b[3]) for a, b in zip(*states, strict=True))
+    assert any((a[4] != b[4]) for a, b in zip(*states, strict=True))
+
+
+@pytest.mark.parametrize("name", envs.sims())
+def test_compiled_kernels_do_what_plain_python_does(name):
+    actions = actions_for(name, 8)
+    outputs = {}
+    for backend in ("python", "serial", "parallel"):
+        env = envs.make_vec(name, 8, seed=5, backend=backend, precision="float64", max_episode_steps=25)
+        rows = [env.reset()[0].copy()]
+        for a in actions:
+            rows += [array.copy() for array in env.step(a)[:4]]
+        outputs[backend] = rows, env.get_state()["states"].tobytes()
+    for backend in ("serial", "parallel"):
+        for mine, reference in zip(outputs[backend][0], outputs["python"][0], strict=True):
+            np.testing.assert_allclose(mine.astype(float), reference.astype(float), rtol=0, atol=1e-9)
+    assert outputs["serial"][1] == outputs["parallel"][1]
+    if name in ("snake", "maze"):  # worlds of integers: no bit may differ
+        assert outputs["serial"][1] == outputs["python"][1]
+
+
+# -- snapshots ---------------------------------------------------------------------------------------------------------
+
+SNAPSHOT_ENVS = {name: envs.make_vec(name, 5, seed=0, max_episode_steps=30) for name in envs.sims()}
+
+
+def play(env, actions):
+    """All that the steps returned; of `info`, the rows of episodes that ended."""
+    outputs = []
+    for a in actions:
+        *arrays, info = env.step(a)
+        ended = info.get("_episode", [])
+        if len(ended):
+            arrays += [info["final_obs"][ended], info["episode"]["r"], info["episode"]["l"]]
+        outputs.append([array.tobytes() for array in arrays])
+    return outputs
+
+
+@settings(max_examples=40, deadline=None)
+@given(name=st.sampled_from(envs.sims()), before=st.integers(0, STEPS), seed=st.integers(0, 2**63 - 1))
+def test_a_restored_snapshot_has_the_same_future(name, before, seed):
+    env, actions = SNAPSHOT_ENVS[name], actions_for(name, 5)
+    env.reset(seed=seed)
+    play(env, actions[:before])
+    snapshot = env.get_state()
+    kept = {key: array.copy() for key, array in snapshot.items()}
+    obs = env.observe().copy()
+    future = play(env, actions)
+    assert all((snapshot[key] == kept[key]).all() for key in kept)  # playing on left the snapshot alone
+
+    env.reset(seed=1)
+    env.set_state(snapshot)
+    np.testing.assert_array_equal(env.observe(), obs)
+    assert play(env, actions) == future
+
+
+def test_a_snapshot_restores_randomised_parameters_in_another_env():
+    make = {"params": {"gravity": [5.0, 15.0]}}
+    one, other = envs.make_vec("cartpole", 4, seed=0, **make), envs.make_vec("cartpole", 4, seed=1, **make)
+    one.reset()
+    other.reset()
+    other.set_state(one.get_state())
+    actions = actions_for("cartpole", 4)
+    assert play(other, actions) == play(one, actions)
+    assert other.params["gravity"].tolist() == one.params["gravity"].tolist()
+
+
+@pytest.mark.parametrize(
+    "other", [{"num_envs": 3}, {"num_envs": 4, "precision": "float64"}, {"sim": "snake", "num_envs": 4}]
+)
+def test_a_snapshot_of_another_env_is_refused(other):
+    snapshot = envs.make_vec(**{"sim": "cartpole", **other}).get_state()
+    with pytest.raises(ValueError, match=r"states: snapshot has \d+ bytes, this env 256; it is of another env"):
+        envs.make_vec("cartpole", 4).set_state(snapshot)
+
+
+def test_the_same_seed_gives_the_same_episodes_and_another_seed_others():
+    env = envs.make_vec("snake", 4)
+    actions = actions_for("snake", 4)
+    runs = []
+    for seed in (3, 3, 4):
+        first = env.reset(seed=seed)[0].tobytes()
+        runs.append([first, *play(env, actions)])
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+    assert env.reset()[0].tobytes() != env.reset()[0].tobytes()  # without a seed, the stream goes on
+
+
+# -- parameters, splits, levels ----------------------------------------------------------------------------------------
+
+
+def gains(num_envs=3, seed=0, **overrides):
+    env = envs.make_vec(SCALE, num_envs, seed=seed, params=overrides)
+    env.reset()
+    return env.step(np.ones((num_envs, 1), np.float32))[0][:, 0]
+
+
+def test_a_parameter_has_its_default_or_one_value_or_one_for_each_env():
+    assert gains().tolist() == [2, 2, 2]
+    assert gains(gain=5).tolist() == [5, 5, 5]
+    assert gains(gain=np.array([1.0, 2.5, 4.0])).tolist() == [1, 2.5, 4]
+
+
+def test_a_range_is_drawn_for_each_env_from_the_seed():
+    drawn = gains(1000, gain=[10.0, 20.0])
+    assert (drawn >= 10).all()
+    assert (drawn < 20).all()
+    assert drawn.mean() == pytest.approx(15, abs=4 * 10 / np.sqrt(12 * 1000))  # four standard errors of a uniform
+    assert len(np.unique(drawn)) > 990
+    assert (gains(1000, gain=[10.0, 20.0]) == drawn).all()
+    assert (gains(1000, seed=1, gain=[10.0, 20.0]) != drawn).mean() > 0.99
+    assert (gains(10, gain=[10.0, 20.0]) == drawn[:10]).all()  # not a matter of the number of envs
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"gian": 1.0}, r"no 'gian'. Did you mean 'gain'\? Parameters: gain"),
+        ({"gain": "big"}, "params.gain='big' is not a finite number"),
+        ({"gain": float("nan")}, "params.gain=nan is not a finite number"),
+        ({"gain": [2.0, 1.0]}, r"params.gain=\[2.0, 1.0\] is not a range"),
+        ({"gain": [1.0, 2.0, 3.0]}, "is not a range"),
+        ({"gain": np.ones(4)}, r"params.gain has shape \(4,\); expected a number or \(3,\)"),
+    ],
+)
+def test_a_wrong_parameter_is_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        envs.make_vec(SCALE, 3, params=overrides)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_envs": 0}, "num_envs=0"),
+        ({"split": "dev"}, "split='dev' is not one of 'train', 'validation', 'test'"),
+        ({"backend": "gpu"}, "backend='gpu'"),
+        ({"precision": "float16"}, "precision='float16'"),
+        ({"autoreset_mode": "Disabled"}, "autoreset_mode='Disabled' is not one of 'SameStep', 'NextStep'"),
+        ({"max_episode_steps": 0}, "max_episode_steps=0"),
+        ({"num_levels": 5}, "num_levels=5: Counter has no levels"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        envs.make_vec(**{"sim": COUNTER, "num_envs": 2, **arguments})
+
+
+def test_splits_have_disjoint_levels_and_different_streams():
+    ranges = sorted((first, first + count) for first, count in SPLITS.values())
+    assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
+    starts = []
+    for split, (first, count) in SPLITS.items():
+        env = envs.make_vec("maze", 500, seed=0, split=split)
+        env.reset()
+        assert (env.state["level"] >= first).all()
+        assert (env.state["level"] < first + count).all()
+        plain = envs.make_vec("cartpole", 500, seed=0, split=split)
+        starts.append(plain.reset()[0].copy())
+    assert not any((a == b).any() for a, b in ((starts[0], starts[1]), (starts[1], starts[2]), (starts[0], starts[2])))
+
+
+def test_num_levels_takes_the_first_levels_of_the_split_and_all_of_them_come():
+    env = envs.make_vec("maze", 500, seed=0, split="test", num_levels=7)
+    env.reset()
+    first = SPLITS["test"][0]
+    assert sorted(set(env.state["level"])) == list(range(first, first + 7))
+
+
+def test_levels_can_be_chosen_at_reset():
+    env = envs.make_vec("maze", 3, seed=0)
+    env.reset(options={"level": 12})
+    assert env.state["level"].tolist() == [12, 12, 12]
+    env.reset(options={"level": [1, 2, 3], "reset_mask": [True, False, True]})
+    assert env.state["level"].tolist() == [1, 12, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("maze", {"level": -1}, "not negative"),
+        ("snake", {"level": 1}, "Snake has no levels"),
+        ("maze", {"lvl": 1}, "'lvl'"),
+    ],
+)
+def test_wrong_reset_options_are_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        envs.make_vec(name, 2, seed=0).reset(options=options)
+
+
+# -- actions that are refused ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["python", "serial", "parallel"])
+@pytest.mark.parametrize(
+    ("sim", "actions", "message"),
+    [
+        (COUNTER, [0, 3], r"action .*3.* of env 1 is not in Discrete\(3\); no env was stepped"),
+        (COUNTER, [-1, 0], "action .*-1.* of env 0"),
+        (COUNTER, [0, 1, 2], r"shape \(3,\); Counter with 2 envs takes \(2,\)"),
+        (COUNTER, [[0], [1]], r"shape \(2, 1\)"),
+        (COUNTER, [0.0, 1.0], "dtype float64; Counter takes integers"),
+        (COUNTER, [True, False], "dtype bool"),
+        (SCALE, [[0.0], [np.nan]], "nan.* of env 1 is not in Box"),
+        (SCALE, [[np.inf], [0.0]], "inf.* of env 0"),
+        (SCALE, [0.0, 0.0], r"shape \(2,\); Scale with 2 envs takes \(2, 1\)"),
+        (SCALE, [["a"], ["b"]], "dtype <U1; Scale takes floats"),
+        (PAIR, [[1, 2], [2, 0]], "of env 1 is not in MultiDiscrete"),
+        (PAIR, [[1, 2], [0, -1]], "of env 1"),
+    ],
+)
+def test_a_wrong_action_is_named_and_no_env_moves(sim, actions, message, backend):
+    env = envs.make_vec(sim, 2, seed=0, backend=backend)
+    env.reset()
+    before = env.state.tobytes()
+    with pytest.raises(ValueError, match=message):
+        env.step(np.array(actions))
+    assert env.state.tobytes() == before
+
+
+def test_actions_of_other_integer_and_float_widths_and_lists_are_taken():
+    env = envs.make_vec(COUNTER, 2, seed=0)
+    env.reset()
+    assert env.step(np.array([1, 1], np.int32))[1].tolist() == env.step([1, 1])[1].tolist() == [1, 1]
+    env = envs.make_vec(SCALE, 2, seed=0)
+    env.reset()
+    assert env.step(np.array([[0.5], [1.0]]))[1].tolist() == [1, 2]
+    env = envs.make_vec(PAIR, 2, seed=0)
+    env.reset()
+    assert env.step(np.array([[1, 2], [0, 1]], np.uint8))[1].tolist() == [21, 10]

@@ -1,0 +1,142 @@
+"""Snake's rules: by hand, by invariant, and to the end."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import envs
+from envs.snake import CELLS, FREE, HEAD, NOWHERE, SIZE, body_cells, hamiltonian_policy
+
+UP, RIGHT, DOWN, LEFT = range(4)
+ENV = envs.make_vec("snake", 8)
+
+
+def cell(row, column):
+    return row * SIZE + column
+
+
+def put(env, body, fruit):
+    """Lay a snake with these (row, column) cells, tail first, and a fruit."""
+    ahead = {(-1, 0): 1, (0, 1): 2, (1, 0): 3, (0, -1): 4}
+    s = env.state.view(np.recarray)[0]
+    s.trail[:] = FREE
+    for (row, column), (next_row, next_column) in pairwise(body):
+        s.trail[cell(row, column)] = ahead[next_row - row, next_column - column]
+    s.trail[cell(*body[-1])] = HEAD
+    s.tail, s.head, s.fruit, s.length = cell(*body[0]), cell(*body[-1]), cell(*fruit), len(body)
+
+
+def move(body, fruit, action):
+    """One step of a snake laid by hand; returns (its cells after, reward, terminated)."""
+    env = envs.make_vec("snake", 1, seed=0, autoreset_mode="NextStep")
+    env.reset()
+    put(env, body, fruit)
+    _, reward, terminated, _, _ = env.step(np.array([action]))
+    cells = [divmod(c, SIZE) for c in body_cells(env.state.view(np.recarray)[0])]
+    return cells, reward[0], terminated[0]
+
+
+@pytest.mark.parametrize(("action", "head"), [(UP, (4, 5)), (RIGHT, (5, 6)), (DOWN, (6, 5)), (LEFT, (5, 4))])
+def test_a_snake_of_one_cell_moves_anywhere(action, head):
+    assert move([(5, 5)], (0, 0), action) == ([head], 0, False)
+
+
+def test_the_body_follows_the_head():
+    assert move([(5, 3), (5, 4), (5, 5)], (0, 0), UP) == ([(5, 4), (5, 5), (4, 5)], 0, False)
+
+
+def test_a_fruit_is_worth_one_and_lengthens_the_snake_at_once():
+    cells, reward, terminated = move([(5, 4), (5, 5)], (5, 6), RIGHT)
+    assert cells == [(5, 4), (5, 5), (5, 6)]
+    assert reward == 1
+    assert not terminated
+
+
+@pytest.mark.parametrize(
+    ("head", "action"), [((0, 5), UP), ((5, SIZE - 1), RIGHT), ((SIZE - 1, 5), DOWN), ((5, 0), LEFT)]
+)
+def test_the_wall_ends_the_episode_and_leaves_the_snake_where_it_was(head, action):
+    assert move([head], (6, 6), action) == ([head], 0, True)
+
+
+def test_the_body_ends_the_episode():
+    # The head at (5, 5) turns up into (4, 5), which is neither free nor the tail.
+    body = [(3, 5), (4, 5), (4, 4), (5, 4), (5, 5)]
+    assert move(body, (0, 0), UP) == (body, 0, True)
+
+
+def test_the_cell_that_the_tail_leaves_may_be_entered():
+    # A square of four: the head at (5, 5) goes up to (4, 5), where the tail was.
+    assert move([(4, 5), (4, 4), (5, 4), (5, 5)], (0, 0), UP) == ([(4, 4), (5, 4), (5, 5), (4, 5)], 0, False)
+
+
+def test_a_snake_of_two_may_turn_about():
+    assert move([(5, 4), (5, 5)], (0, 0), LEFT) == ([(5, 5), (5, 4)], 0, False)
+
+
+def test_a_snake_of_three_may_not_turn_about():
+    assert move([(5, 3), (5, 4), (5, 5)], (0, 0), LEFT)[2]
+
+
+def test_the_observation_shows_the_whole_state():
+    env = envs.make_vec("snake", 1, seed=0)
+    env.reset()
+    put(env, [(5, 4), (5, 5), (4, 5), (4, 4), (3, 4)], fruit=(9, 2))
+    expected = np.zeros((SIZE, SIZE, 7), np.int8)
+    expected[3, 4, 0] = 1  # head
+    expected[5, 4, 1] = 1  # tail
+    expected[9, 2, 2] = 1  # fruit
+    expected[5, 4, 3 + RIGHT] = 1
+    expected[5, 5, 3 + UP] = 1
+    expected[4, 5, 3 + LEFT] = 1
+    expected[4, 4, 3 + UP] = 1
+    np.testing.assert_array_equal(env.observe()[0], expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), wander=st.floats(0, 0.3), steps=st.integers(1, 250))
+def test_the_snake_is_a_chain_of_its_fruits_plus_one_and_never_lies_on_the_fruit(seed, wander, steps):
+    rng = np.random.default_rng(seed)
+    obs, _ = ENV.reset(seed=seed)
+    for _ in range(steps):  # mostly along the tour, so that snakes grow; sometimes anywhere
+        random = rng.integers(4, size=8)
+        obs = ENV.step(np.where(rng.random(8) < wander, random, hamiltonian_policy(obs)))[0]
+    for s in ENV.state.view(np.recarray):
+        cells = body_cells(s)
+        assert len(cells) == len(set(cells)) == s.length == s.episode_return + 1
+        assert set(cells) == set(np.flatnonzero(s.trail != FREE))
+        places = np.array([divmod(c, SIZE) for c in cells])
+        assert (np.abs(np.diff(places, axis=0)).sum(axis=1) == 1).all()
+        assert s.fruit < CELLS
+        assert s.fruit not in cells
+
+
+def test_going_round_the_tour_fills_the_board_and_ends_the_episode():
+    env = envs.make_vec("snake", 2, seed=0, max_episode_steps=20_000, autoreset_mode="NextStep")
+    obs, _ = env.reset()
+    finished = np.zeros(2, bool)
+    for _ in range(CELLS * CELLS):  # at most one round for each fruit
+        obs, reward, terminated, _, info = env.step(hamiltonian_policy(obs))
+        for i in terminated.nonzero()[0]:
+            assert reward[i] == 1
+            assert info["episode"]["r"][i] == CELLS - 1
+            assert env.state["fruit"][i] == NOWHERE
+            assert not obs[i, :, :, 2].any()
+        finished |= terminated
+        if finished.all():
+            break
+    assert finished.all()
+
+
+def test_start_and_fruit_are_uniform():
+    env = envs.make_vec("snake", 100_000, seed=0)
+    env.reset()
+    heads = np.bincount(env.state["head"], minlength=CELLS)
+    fruits = np.bincount(env.state["fruit"], minlength=CELLS)
+    # A count of 100 000 draws with probability 1/144 has mean 694 and standard deviation 26; five of those either way.
+    assert (np.abs(heads - 694) < 132).all()
+    assert (np.abs(fruits - 694) < 132).all()
+    assert (env.state["head"] != env.state["fruit"]).all()

@@ -1,0 +1,198 @@
+"""The command line as a user types it: answers, exit codes, and how fast a mistake is told."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlsys import cli
+
+SMALL = ["num_envs=8", "total_timesteps=1024", "agent.n_steps=16", "agent.batch_size=64", "eval_episodes=2"]
+SMALL += ["test_episodes=4", "env.max_episode_steps=50"]
+
+
+def rlsys(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "rlsys", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A working directory in which one small run has been trained."""
+    cwd = tmp_path_factory.mktemp("work")
+    done = rlsys("train", *SMALL, "seed=7", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd
+
+
+def only_run(cwd: Path) -> Path:
+    return next((cwd / "runs").rglob("config.yaml")).parent
+
+
+def test_help_needs_no_heavy_import(tmp_path):
+    code = "import sys; from rlsys import cli; cli.main(['--help']); heavy = {'torch', 'hydra', 'numba'}; "
+    code += "print(sorted(heavy & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: rlsys VERB")
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["agent.learning_rat=1e-3"], "Did you mean 'agent.learning_rate'?"),
+        (["agnt=ppo"], "Did you mean 'agent'?"),
+        (["env=cartpol"], "Did you mean 'cartpole'?"),
+        (["agent=pp"], "Did you mean 'ppo'?"),
+        (["experiment=cartpol"], "Did you mean 'cartpole'?"),
+        (["agent.learning_rate=fast"], "agent.learning_rate='fast' must be a number"),
+        (["agent.gamma=2"], "agent.gamma=2 is out of range: it must be between 0 and 1"),
+        (["env.params.gravty=3"], "Did you mean 'gravity'?"),
+        (["env.params.gravity=[12,8]"], "low <= high"),
+        (["env.levels=5"], "CartPole has no levels"),
+        (["env=gymnasium", "env.id=CartPoole-v1"], "CartPole"),
+        (["env=gymnasium", "env.id=os:X-v0"], "--allow-import os"),
+        (["-m", "seed=1,2", "agent.gamma=0.9,1.9"], "agent.gamma=1.9 is out of range"),
+        (["resume=nowhere"], "no run at 'nowhere'"),
+        (["=3"], "rlsys:"),
+        (["seed"], "rlsys:"),
+        (["seed=[1"], "rlsys:"),
+    ],
+)
+def test_a_mistake_ends_with_exit_code_2_a_remedy_and_no_folder(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "Traceback" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_verb_is_answered_with_the_nearest(capsys):
+    assert cli.main(["trian"]) == 2
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_a_mistake_is_told_without_importing_torch(tmp_path):
+    code = "import sys; from rlsys import cli; code = cli.main(['train', 'agent.gama=1']); print(code, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+
+
+def test_a_run_folder_holds_all_that_is_promised(trained):
+    run = only_run(trained)
+    assert run.relative_to(trained).parts[:3] == ("runs", "cartpole", "ppo")
+    for name in ("config.yaml", "command.txt", "provenance.json", "metrics.jsonl", "summary.json"):
+        assert (run / name).stat().st_size > 0, name
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    assert (run / "command.txt").read_text().strip() == f"rlsys train {' '.join(SMALL)} seed=7"
+    assert {path.name for path in (run / "checkpoints").iterdir()} >= {"best", "last", "step_000000001024"}
+    assert {path.suffix for path in (run / "replays").iterdir()} == {".gif", ".mp4"}
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 1024
+    assert summary["score"] == summary["eval/mean_reward"]
+    assert summary["solved"] is False
+    provenance = json.loads((run / "provenance.json").read_text())[0]
+    assert provenance["device"] == "cpu"
+    assert provenance["packages"]["torch"]
+
+
+def test_eval_prints_a_table_and_the_same_as_json(trained):
+    shown = rlsys("eval", "latest", "--episodes", "5", cwd=trained)
+    assert shown.returncode == 0, shown.stderr
+    data = json.loads(rlsys("eval", "latest", "--episodes", "5", "--json", cwd=trained).stdout)
+    assert f"{data['eval/mean_reward']:.6g}" in shown.stdout
+    assert len(data["episodes"]) == data["eval/episodes"] == 5
+    low, high = data["eval/mean_reward_ci95"]
+    assert low <= data["eval/mean_reward"] <= high
+
+
+def test_eval_sampled_differs_from_deterministic_and_repeats_itself(trained):
+    def returns(*options: str) -> list[float]:
+        data = json.loads(rlsys("eval", "latest", "--episodes", "8", "--json", *options, cwd=trained).stdout)
+        return [episode["return"] for episode in data["episodes"]]
+
+    assert returns("--sample") == returns("--sample")
+    assert returns("--sample") != returns("--sample", "--seed", "1")
+
+
+def test_replay_writes_files_and_plays_in_the_terminal(trained):
+    done = rlsys("replay", "latest", "--max-steps", "5", "--checkpoint", "last", cwd=trained)
+    paths = [trained / line for line in done.stdout.split()]
+    assert [path.suffix for path in paths] == [".gif", ".mp4"], done.stderr
+    assert all(path.stat().st_size > 1000 for path in paths)
+    live = rlsys("replay", "latest", "--terminal", "--max-steps", "3", "--speed", "100", "--columns", "20", cwd=trained)
+    assert live.returncode == 0, live.stderr
+    assert "step 3  return 3.0" in live.stdout
+    assert "▀" in live.stdout
+
+
+def test_runs_lists_what_there_is(trained):
+    row = json.loads(rlsys("runs", "--json", cwd=trained).stdout)[0]
+    assert row["status"] == "finished"
+    assert row["steps"] == 1024
+    assert row["seed"] == 7
+    assert "finished" in rlsys("runs", cwd=trained).stdout
+
+
+def test_envs_lists_the_sims_and_shows_one(capsys):
+    assert cli.main(["envs", "--json"]) == 0
+    rows = {row["env"]: row for row in json.loads(capsys.readouterr().out)}
+    assert set(rows) >= {"cartpole", "pendulum", "snake", "maze"}
+    assert rows["cartpole"]["params"]["gravity"] == 9.8
+    assert cli.main(["envs", "cartpole"]) == 0
+    assert "| gravity | 9.8 | m/s^2 |" in capsys.readouterr().out
+    assert cli.main(["envs", "cartpoel"]) == 2
+    assert "cartpole" in capsys.readouterr().err
+
+
+def test_a_missing_run_or_checkpoint_is_a_usage_error(trained, capsys, monkeypatch):
+    monkeypatch.chdir(trained)
+    assert cli.main(["eval", "runs/nothing"]) == 2
+    assert "no run at" in capsys.readouterr().err
+    assert cli.main(["eval", "latest", "--checkpoint", "step_9"]) == 2
+    assert "there is no such checkpoint" in capsys.readouterr().err
+
+
+def test_a_grid_runs_every_combination(tmp_path):
+    done = rlsys("train", "-m", *SMALL, "agent.gamma=0.9,0.99", "seed=1,2", "replay=false", "--quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(rlsys("runs", "--json", cwd=tmp_path).stdout)
+    assert sorted(row["seed"] for row in rows) == [1, 1, 2, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+def test_cfg_prints_the_composed_config(tmp_path):
+    done = rlsys("train", "--cfg", "job", "experiment=cartpole", "seed=5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "seed: 5" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_experiment_composes():
+    for name in cli.choices("experiment"):
+        config = cli.compose([f"experiment={name}"])
+        cli.check_env(config)
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from rlsys.config import Config
+    from rlsys.folder import new_folder
+
+    config = Config(run_dir=str(tmp_path))
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: new_folder(config), range(64)))
+    assert len(set(folders)) == 64
+    assert time.strftime("%Y%m%d") in folders[0].name
+
+
+def test_an_agent_that_cannot_act_in_the_env_is_refused_before_there_is_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "env=pendulum", "agent=dqn"]) == 2
+    assert "DQN needs a Discrete action space" in capsys.readouterr().err.replace("agent=dqn", "DQN")
+    assert list(tmp_path.iterdir()) == []

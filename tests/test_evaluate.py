@@ -1,0 +1,96 @@
+"""Evaluation: which episodes are counted, on what, and the statistics of their returns."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from envs.engine.vector import SimVectorEnv
+from rlsys.config import GymnasiumConfig, SimConfig
+from rlsys.evaluate import bootstrap_interval, evaluate, held_out, iqm
+from rlsys.policy import Policy, PolicySpec
+from rlsys.torchenv import TorchEnv, make_env, reward_threshold
+
+
+def policy_for(env: TorchEnv, seed: int = 0) -> Policy:
+    torch.manual_seed(seed)
+    return Policy(PolicySpec(env.obs_spec, env.action_spec, "categorical", orthogonal=False))
+
+
+def test_each_env_plays_its_share_so_that_short_episodes_do_not_crowd_out_long_ones():
+    # Random pushes end CartPole after some 20 steps, and each env's k-th episode is the same whatever the others do.
+    env = make_env(SimConfig(), 4, split="test", seed=0)
+    report = evaluate(policy_for(env), env, 10)
+    assert len(report.returns) == 10  # 3 + 3 + 2 + 2
+    alone = make_env(SimConfig(), 1, split="test", seed=0)
+    first = evaluate(policy_for(alone), alone, 3)
+    assert report.returns[:3].tolist() == first.returns.tolist()
+    assert report.lengths[:3].tolist() == first.lengths.tolist()
+
+
+def test_evaluating_twice_gives_the_same_report_and_leaves_the_policy_as_it_was():
+    env = make_env(SimConfig(), 8, split="test", seed=0)
+    policy = policy_for(env).train()
+    weights = {name: x.clone() for name, x in policy.state_dict().items()}
+    a, b = (evaluate(policy, env, 8, deterministic=False, seed=5) for _ in range(2))
+    assert a.returns.tolist() == b.returns.tolist()
+    assert policy.training
+    assert all(torch.equal(x, weights[name]) for name, x in policy.state_dict().items())
+
+
+def test_splits_are_different_episodes():
+    policy = policy_for(make_env(SimConfig(), 1, split="test", seed=0))
+    reports = [held_out(policy, SimConfig(), 20, split).returns.tolist() for split in ("train", "validation", "test")]
+    assert reports[0] != reports[1] != reports[2] != reports[0]
+
+
+def test_a_gymnasium_env_is_evaluated_alike():
+    config = GymnasiumConfig(id="CartPole-v1")
+    policy = policy_for(make_env(config, 1, split="test", seed=0))
+    a, b = (held_out(policy, config, 6, "test") for _ in range(2))
+    assert a.returns.tolist() == b.returns.tolist()
+    assert (a.returns == a.lengths).all()  # CartPole pays 1 a step
+
+
+def test_the_iqm_is_the_mean_of_the_middle_half():
+    assert iqm(np.array([0, 10, 20, 100])) == 15  # 0 and 100 go
+    assert iqm(np.array([3.0])) == 3
+    assert iqm(np.array([5, 1, 2, 90, 7])) == pytest.approx((2 + 5 + 7) / 3)  # 5 // 4 = 1 goes at each end
+    x = np.random.default_rng(0).normal(size=37)
+    assert iqm(x) == pytest.approx(stats.trim_mean(x, 0.25), abs=1e-12)
+
+
+def test_the_bootstrap_interval_of_the_mean_is_that_of_scipy():
+    x = np.random.default_rng(1).exponential(size=60)
+    low, high = bootstrap_interval(x, np.mean)
+    reference = stats.bootstrap((x,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(2))
+    assert low == pytest.approx(reference.confidence_interval.low, abs=0.02)
+    assert high == pytest.approx(reference.confidence_interval.high, abs=0.02)
+    assert bootstrap_interval(x, np.mean) == [low, high]
+    assert bootstrap_interval(np.full(5, 2.0), iqm) == [2.0, 2.0]
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    inside = 0
+    for _ in range(200):
+        low, high = bootstrap_interval(rng.normal(1.0, 1.0, 30), np.mean)
+        inside += low <= 1.0 <= high
+    assert 0.88 <= inside / 200 <= 0.98
+
+
+def test_thresholds_come_from_the_envs_authors():
+    assert reward_threshold(SimConfig(name="cartpole")) == 475
+    assert reward_threshold(SimConfig(name="pendulum")) is None
+    assert reward_threshold(GymnasiumConfig(id="CartPole-v1")) == 475
+
+
+def test_levels_of_the_training_config_do_not_limit_the_test_levels():
+    config = SimConfig(name="maze", levels=3)
+    train = make_env(config, 64, split="train", seed=0).env
+    test = make_env(config, 64, split="test", seed=0).env
+    assert isinstance(train, SimVectorEnv)
+    assert isinstance(test, SimVectorEnv)
+    assert len(set(train.state["level"].tolist())) <= 3
+    assert len(set(test.state["level"].tolist())) > 50
+    assert set(train.state["level"].tolist()).isdisjoint(test.state["level"].tolist())

@@ -1,0 +1,209 @@
+"""Runs that are stopped, killed and resumed; and what the loop does when."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlsys import checkpoint, cli, run
+from rlsys.config import Config, DQNConfig, GymnasiumConfig, PPOConfig, SimConfig
+from rlsys.folder import Run, find, find_one
+from rlsys.log import read_metrics
+
+PPO_RUN = ["env=cartpole", "num_envs=8", "agent.n_steps=16", "agent.batch_size=32", "agent.normalize_observations=true"]
+PPO_RUN += ["agent.normalize_rewards=true", "agent.learning_rate_schedule=linear", "total_timesteps=24_576"]
+PPO_RUN += ["eval_every=4096", "save_every=2048"]
+DQN_RUN = [
+    "env=cartpole",
+    "agent=dqn",
+    "num_envs=4",
+    "agent.buffer_size=3000",
+    "agent.n_step=3",
+    "agent.learning_starts=256",
+]
+DQN_RUN += ["total_timesteps=12_288", "eval_every=4096", "save_every=1024"]
+COMMON = ["seed=3", "eval_episodes=3", "test_episodes=3", "replay=false", "--quiet"]
+
+
+def start(arguments: list[str], cwd: Path) -> subprocess.Popen:
+    with open(cwd / "stderr", "w") as errors:
+        command = [sys.executable, "-m", "rlsys", "train", *arguments]
+        return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=errors)
+
+
+def wait_for_checkpoints(cwd: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(cwd.rglob("checkpoints/step_*"))) < count:
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.01)
+
+
+def learned(folder: Path) -> dict:
+    """All that decides the future of the newest checkpoint, but for the clock."""
+    state = checkpoint.load(checkpoint.newest(folder / "checkpoints")[0])
+    state["book"] = {key: value for key, value in state["book"].items() if "seconds" not in key}
+    return state
+
+
+def same(a, b, path: str = "") -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key], f"{path}/{key}") for key in a)
+    equal = torch.equal(torch.as_tensor(a), torch.as_tensor(b)) if hasattr(a, "shape") else a == b
+    assert equal, f"{path} differs"
+    return True
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [{k: v for k, v in point.items() if not k.startswith("time/")} for point in read_metrics(folder)]
+
+
+@pytest.mark.parametrize("arguments", [PPO_RUN, DQN_RUN], ids=["ppo", "dqn"])
+def test_a_killed_and_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(arguments, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    reference = start([*arguments, *COMMON], whole)
+
+    for kill_after in (2, 3):  # SIGKILL, twice; then to the end
+        first = start([*arguments, *COMMON] if kill_after == 2 else ["resume=latest", "--quiet"], broken)
+        if kill_after == 2:
+            wait_for_checkpoints(broken, 2)
+        else:
+            time.sleep(4)
+        first.kill()
+        first.wait()
+    last = start(["resume=latest", "--quiet"], broken)
+    assert last.wait(180) == 0, (broken / "stderr").read_text()
+    assert reference.wait(180) == 0, (whole / "stderr").read_text()
+
+    a, b = find(str(whole))[0], find(str(broken))[0]
+    assert same(learned(a.folder), learned(b.folder))
+    assert metrics(a.folder) == metrics(b.folder)
+    assert a.summary()["score"] == b.summary()["score"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_exits_75_and_says_how_to_resume(number, tmp_path):
+    process = start([*PPO_RUN, *COMMON, "total_timesteps=100_000_000", "save_every=0"], tmp_path)
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size for path in tmp_path.rglob("metrics.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) == 75
+    message = (tmp_path / "stderr").read_text()
+    folder = find(str(tmp_path))[0].folder
+    assert f"rlsys train resume={folder.relative_to(tmp_path)}" in message
+    saved = checkpoint.load(folder / "checkpoints" / "last")
+    assert saved["steps"] == read_metrics(folder)[-1]["step"]  # not one update is lost
+    assert Run(folder).status() == "stopped"
+
+
+def small(tmp_path: Path, **changes) -> Config:
+    defaults = {
+        "agent": PPOConfig(n_steps=16, batch_size=32),
+        "env": SimConfig(max_episode_steps=50),
+        "num_envs": 8,
+        "total_timesteps": 1024,
+        "eval_every": 512,
+        "eval_episodes": 2,
+        "test_episodes": 2,
+        "save_every": 256,
+        "run_dir": str(tmp_path / "runs"),
+        "replay": False,
+    }
+    return Config(**{**defaults, **changes})
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(tmp_path, capsys):
+    cfg = small(tmp_path)
+    done = run.train(cfg, quiet=True)
+    newest = checkpoint.newest(done.checkpoints)[0]
+    (newest / "agent.safetensors").write_bytes(b"rubbish")
+    run.train(cfg, resume=done)
+    printed = capsys.readouterr().out
+    assert "skipped a damaged checkpoint" in printed
+    assert "from step 768" in printed
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_afresh(tmp_path, monkeypatch, capsys):
+    done = run.train(small(tmp_path), quiet=True)
+    for manifest in done.checkpoints.glob("step_*/MANIFEST.json"):
+        manifest.write_text("{}")
+    assert cli.main(["train", f"resume={done.folder}"]) == 2
+    assert "none of the" in capsys.readouterr().err
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path, capsys):
+    done = run.train(small(tmp_path), quiet=True)
+    with done.locked():
+        assert done.status() == "running"
+        assert cli.main(["train", f"resume={done.folder}"]) == 3
+    assert "another process" in capsys.readouterr().err
+    assert done.status() == "finished"
+
+
+def test_a_resumed_run_can_be_given_more_steps(tmp_path):
+    done = run.train(small(tmp_path), quiet=True)
+    assert cli.main(["train", f"resume={done.folder}", "total_timesteps=2048", "--quiet"]) == 0
+    assert done.summary()["steps"] == 2048
+    assert len((done.folder / "command.txt").read_text().splitlines()) == 2
+    assert [entry["resumed_at"] for entry in json.loads((done.folder / "provenance.json").read_text())] == [None, 1024]
+
+
+def test_intervals_are_environment_steps_and_the_end_is_always_due(tmp_path):
+    done = run.train(small(tmp_path, total_timesteps=1100, log_every=256, eval_every=400), quiet=True)
+    points = read_metrics(done.folder)
+    # 128 steps an iteration, 9 iterations: log at each multiple of 256 and at the end, evaluate past 400, 800 and at the end
+    assert [point["step"] for point in points if "train/loss" in point] == [256, 512, 768, 1024, 1152]
+    assert [point["step"] for point in points if "eval/mean_reward" in point] == [512, 896, 1152]
+
+
+def test_same_seed_same_run_other_seed_other_run(tmp_path):
+    a, b, c = (run.train(small(tmp_path, seed=seed), quiet=True) for seed in (1, 1, 2))
+    assert metrics(a.folder) == metrics(b.folder) != metrics(c.folder)
+
+
+def test_a_gymnasium_environment_trains_and_resumes(tmp_path):
+    env = GymnasiumConfig(id="CartPole-v1")
+    cfg = small(tmp_path, env=env, total_timesteps=512)
+    done = run.train(cfg, quiet=True)
+    assert done.folder.parts[-3] == "CartPole-v1"
+    assert done.summary()["reward_threshold"] == 475
+    resumed = run.train(small(tmp_path, env=env, total_timesteps=768), resume=done, quiet=True)
+    assert resumed.summary()["steps"] == 768
+
+
+def test_dqn_runs_through_the_same_loop(tmp_path):
+    agent = DQNConfig(buffer_size=1000, learning_starts=64)
+    done = run.train(small(tmp_path, agent=agent), quiet=True)
+    assert done.summary()["steps"] >= 1024
+    assert any("rollout/exploration_rate" in point for point in read_metrics(done.folder))
+
+
+def test_a_policy_that_is_not_finite_is_never_saved(tmp_path, capsys):
+    cfg = small(tmp_path, agent=PPOConfig(n_steps=16, batch_size=32, learning_rate=1e30, max_grad_norm=1e30))
+    with pytest.raises(ValueError, match=r"finite|not finite"):
+        run.train(cfg, quiet=True)
+    folder = find(cfg.run_dir)[0].folder
+    assert (
+        not list(folder.glob("checkpoints/step_*"))
+        or torch.isfinite(torch.cat([p.flatten() for p in Run(folder).policy("last").parameters()])).all()
+    )
+
+
+def test_runs_are_found_by_folder_glob_and_latest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = run.train(small(Path(), run_dir="runs"), quiet=True)
+    os.utime(first.folder / "config.yaml")
+    time.sleep(1.1)  # folder names have a second's resolution
+    second = run.train(small(Path(), run_dir="runs"), quiet=True)
+    assert find_one("latest").folder == second.folder
+    assert find_one(str(first.folder)).folder == first.folder
+    assert [found.folder for found in find("runs/cartpole/*/*")] == [first.folder, second.folder]
