@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format docs bench board clean
+.PHONY: help install train test test-fast check format docs bench results board clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,7 +40,7 @@ docs: .venv/installed ## regenerate the pages that come from code
 bench: .venv/installed ## measure speed; writes benchmarks/results/
 	$(BIN)/python benchmarks/throughput.py
 
-results: .venv/installed ## train every experiment with five seeds and write docs/results.md
+results: .venv/installed ## train every experiment with five seeds and write the README's table
 	$(BIN)/python benchmarks/results.py
 
 board: .venv/installed ## TensorBoard on runs/

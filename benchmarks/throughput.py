@@ -60,17 +60,23 @@ def env_only(n: int) -> dict[str, float]:
     return best_rates(rlsys=ours, gymnasium=stepper(theirs))
 
 
-def training(n: int, n_steps: int) -> dict[str, float]:
-    """PPO on n envs x n_steps."""
-    hyperparameters = {"n_steps": n_steps, "batch_size": n * n_steps // 4, "n_epochs": 4}
-    agent = PPO(TorchEnv(envs.make_vec("cartpole", n, seed=0)), PPOConfig(**hyperparameters), seed=0)
-    agent.iterate(0.0)
+def training(n: int, n_steps: int, threads: int) -> dict[str, float]:
+    """PPO on n envs x n_steps: our two engines and SB3."""
+    hyperparameters: dict = {"n_steps": n_steps, "batch_size": n * n_steps // 4, "n_epochs": 4}
+    torch.set_num_threads(threads)
 
-    def ours() -> int:
-        before = agent.steps
-        while agent.steps - before < 60_000:
-            agent.iterate(0.5)
-        return agent.steps - before
+    def trainer(engine: str) -> Callable[[], int]:
+        env = TorchEnv(envs.make_vec("cartpole", n, seed=0))
+        agent = PPO(env, PPOConfig(**hyperparameters), seed=0, engine=engine, threads=threads)
+        agent.iterate(0.0)
+
+        def run() -> int:
+            before = agent.steps
+            while agent.steps - before < 60_000:
+                agent.iterate(0.5)
+            return agent.steps - before
+
+        return run
 
     sb3 = SB3PPO("MlpPolicy", make_vec_env("CartPole-v1", n), device="cpu", **hyperparameters)
     sb3.learn(n * n_steps)
@@ -80,22 +86,20 @@ def training(n: int, n_steps: int) -> dict[str, float]:
         sb3.learn(max(n * n_steps, 20_000), reset_num_timesteps=False)
         return sb3.num_timesteps - before
 
-    return best_rates(rlsys=ours, sb3=theirs)
+    return best_rates(native=trainer("native"), torch=trainer("torch"), sb3=theirs)
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     results: dict = {"machine": provenance(), "env_only": {}, "training": {}}
     for n in (1, 16, 64, 1024, 4096, 65536):
         rates = results["env_only"][str(n)] = env_only(n)
         print(
             f"env only, N={n}: {rates['rlsys'] / 1e6:.2f} M steps/s, {rates['rlsys'] / rates['gymnasium']:.1f} x Gymnasium"
         )
-    for n, n_steps in ((8, 128), (64, 32), (1024, 32)):
-        rates = results["training"][f"{n}x{n_steps}"] = training(n, n_steps)
-        print(
-            f"training, {n} x {n_steps}: {rates['rlsys'] / 1e3:.1f} k steps/s, {rates['rlsys'] / rates['sb3']:.1f} x SB3"
-        )
+    for n, n_steps, threads in ((4, 128, 1), (64, 32, 1), (64, 32, 2), (1024, 32, 1), (1024, 32, 2)):
+        rates = results["training"][f"{n}x{n_steps}, {threads} threads"] = training(n, n_steps, threads)
+        ratios = ", ".join(f"{engine} {rates[engine] / rates['sb3']:.1f} x SB3" for engine in ("native", "torch"))
+        print(f"training, {n} x {n_steps}, {threads} threads: native {rates['native'] / 1e3:.0f} k steps/s; {ratios}")
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 

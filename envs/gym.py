@@ -8,22 +8,32 @@ and Tuple flattened to a float32 vector, whose parts (numbers, one-hot, image) `
 them apart.
 """
 
+import atexit
+import contextlib
 import importlib
 import math
 import os
+import signal
+import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from envs.engine.vector import SPLIT_SALT, Transition
 
 IMAGE_FROM = 36  # pixels; a uint8 picture smaller than this is a grid
+
+
+class EnvError(RuntimeError):
+    """An environment raised, or returned what nothing can be learned from. The message says which one, and where."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class GymVectorEnv:
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._was_done = np.zeros(self.num_envs, bool)
+        atexit.register(self._at_exit)
 
     def arrays(self) -> Transition:
         """Fresh arrays for `step(actions, out)`."""
@@ -145,8 +156,10 @@ class GymVectorEnv:
 
         Sets `valid`, the mask (N,) of rows that are experience: all (None), but for the resets of NextStep.
         """
-        obs, reward, terminated, truncated, info = self.env.step(actions)
+        with _blaming(self.env):
+            obs, reward, terminated, truncated, info = self.env.step(actions)
         out.reward[:], out.terminated[:], out.truncated[:] = reward, terminated, truncated
+        _check_finite("a reward", out.reward)
         self._pack(obs, out.obs)
         if self.valid is not None:  # NEXT_STEP: after an end comes one step that only resets
             np.logical_not(self._was_done, out=self.valid)
@@ -169,7 +182,8 @@ class GymVectorEnv:
         self._begin(self.seed + self._restores * self.num_envs, obs)
 
     def _begin(self, seed: int, out: NDArray) -> None:
-        obs, _ = self.env.reset(seed=seed)
+        with _blaming(self.env):
+            obs, _ = self.env.reset(seed=seed)
         self._returns[:], self._lengths[:], self._was_done[:] = 0.0, 0, False
         self._pack(obs, out)
 
@@ -178,16 +192,19 @@ class GymVectorEnv:
             for i in np.flatnonzero(done):
                 last = _batch_of_one(info["final_obs"][i], self.env.single_observation_space)
                 out.final_obs[i] = self._packed(last, 1)[0]
+            _check_finite("a last observation", out.final_obs)
         else:
             out.final_obs[done] = out.obs[done]
         if self.mode is AutoresetMode.DISABLED:
-            obs, _ = self.env.reset(options={"reset_mask": done})
+            with _blaming(self.env):
+                obs, _ = self.env.reset(options={"reset_mask": done})
             self._pack(obs, out.obs)
         out.episode_return[done], out.episode_length[done] = self._returns[done], self._lengths[done]
         self._returns[done], self._lengths[done] = 0.0, 0
 
     def _pack(self, obs: Any, out: NDArray) -> None:
         out[:] = self._packed(obs, self.num_envs)
+        _check_finite("an observation", out)
 
     def _packed(self, obs: Any, n: int) -> NDArray:
         if len(self.leaves) == 1:
@@ -196,13 +213,62 @@ class GymVectorEnv:
 
     def frame(self, i: int) -> NDArray:
         """A picture of env i, (height, width, 3) uint8; needs render_mode="rgb_array"."""
-        frames = self.env.render()
-        if frames is None:
-            raise ValueError("this environment was made without render_mode='rgb_array', so it has no pictures.")
-        return np.asarray(frames[i])
+        try:
+            frames = self.env.render()
+        except Exception as error:  # a library that draws may be missing
+            raise ValueError(f"the environment has no pictures: {type(error).__name__}: {error}") from error
+        frame = np.asarray(None if frames is None else frames[i])
+        if frame.ndim != 3 or frame.dtype != np.uint8:
+            raise ValueError("the environment has no pictures: its rgb_array is not (height, width, 3) uint8.")
+        return frame
 
     def close(self) -> None:
         self.env.close()
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        if isinstance(self.env, AsyncVectorEnv):
+            _kill(self.env)  # or Python would wait for them: they are deaf to its SIGTERM
+
+
+def _check_finite(what: str, array: NDArray) -> None:
+    """Raise EnvError if a row of `array` (N, ...) has NaN or infinity in it."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(1)))
+        raise EnvError(f"env {row} returned {what} that is not finite: {array[row].tolist()!s:.60}")
+
+
+@contextlib.contextmanager
+def _blaming(env: VectorEnv) -> Iterator[None]:
+    """Say in one line which environment raised what, and where; the error itself is the cause."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(env, AsyncVectorEnv):
+            _kill(env)
+        frames = list(traceback.walk_tb(error.__traceback__))
+        ones = {id(one): i for i, one in enumerate(getattr(env, "envs", []))}  # a SyncVectorEnv's
+        who = [ones[id(frame.f_locals["self"])] for frame, _ in frames if id(frame.f_locals.get("self")) in ones]
+        where = f"{Path(frames[-1][0].f_code.co_filename).name}, line {frames[-1][1]}"
+        what = f"{type(error).__name__}: {' '.join(str(error).split())} ({where})"
+        raise EnvError(f"env {who[0]} raised {what}" if who else f"the environments raised {what}") from error
+
+
+def _kill(env: AsyncVectorEnv) -> None:
+    """End its processes, of which some may be dead, some busy, and none waits to be asked."""
+    for process in env.processes:
+        process.kill()
+    env.closed = True
+
+
+@contextlib.contextmanager
+def _no_signals() -> Iterator[None]:
+    """Processes started inside are deaf to Ctrl-C and SIGTERM, which are for the trainer: it saves before they end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _batch_of_one(obs: Any, space: spaces.Space) -> Any:
@@ -218,7 +284,7 @@ def check_action_space(space: spaces.Space) -> spaces.Space:
     """`space` if an agent here can act in it, else ValueError."""
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return space
-    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f" and 0 not in space.shape:
         return space
     raise ValueError(f"action space {space} is not supported. Supported: Discrete (from 0) and Box of floats.")
 
@@ -266,6 +332,7 @@ def make(
     """
     check_id(env_id)
     if render_mode:
+        vectorization = "sync"  # whose single envs can draw themselves
         kwargs = {**kwargs, "render_mode": render_mode}
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
     mode = "vector_entry_point" if vectorization == "native" else vectorization
@@ -273,7 +340,12 @@ def make(
     if vectorization != "native":
         options["vector_kwargs"] = {"autoreset_mode": AutoresetMode(autoreset_mode)}
     try:
-        env = gymnasium.make_vec(env_id, num_envs, **options)
-    except (gymnasium.error.Error, TypeError) as error:
+        with _no_signals() if vectorization == "async" else contextlib.nullcontext(), warnings.catch_warnings():
+            if render_mode:
+                warnings.simplefilter("ignore")  # that it is not offered; `frame` says so
+            env = gymnasium.make_vec(env_id, num_envs, **options)
+    except gymnasium.error.Error as error:
         raise ValueError(f"env.id={env_id!r} cannot be made: {error}") from error
+    except Exception as error:  # of its own code: most often env.kwargs are wrong
+        raise ValueError(f"env.id={env_id!r} cannot be made: {type(error).__name__}: {error}") from error
     return GymVectorEnv(env, seed=seed, split=split)

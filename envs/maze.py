@@ -119,6 +119,22 @@ def observe(s, p, obs):
     obs[s.goal_row, s.goal_column, 2] = 1
 
 
+@njit
+def valid(s, p):
+    """Whether agent and goal lie inside the outer wall, and that wall, which keeps the agent in, has no gap."""
+    for i in range(SIZE):
+        for j in range(SIZE):
+            is_edge = i == 0 or j == 0 or i == SIZE - 1 or j == SIZE - 1
+            if s.walls[i, j] > WALL or (is_edge and s.walls[i, j] != WALL):
+                return False
+    return is_inside(s.row, s.column) and is_inside(s.goal_row, s.goal_column)
+
+
+@njit
+def is_inside(row, column):
+    return 0 < row < SIZE - 1 and 0 < column < SIZE - 1
+
+
 def draw(s, p, canvas):
     codes = s.walls.copy()
     codes[s.goal_row, s.goal_column] = 2
@@ -170,6 +186,7 @@ SIM = Sim(
     step=step,
     observe=observe,
     draw=draw,
+    valid=valid,
     observation_space=MultiBinary((SIZE, SIZE, 3)),
     action_space=Discrete(4),
     max_episode_steps=500,

@@ -1,7 +1,7 @@
 """Pendulum: swing a pendulum up with a motor too weak to lift it directly, and hold it there.
 
-An exact port of Gymnasium's `Pendulum-v1`: in float64 every state and reward agrees to 1e-12; in float32 (the default,
-faster) one step from the same state agrees to 2e-6 (for angles within two turns).
+An exact port of Gymnasium's `Pendulum-v1`: in float64 every state and reward agrees to 1e-12 (for angles within a hundred
+turns); in float32 (the default, faster) one step from the same state agrees to 2e-6 (for angles within two turns).
 
 **Action** `Box(-2, 2, (1,))`, float32: torque on the joint in N m, positive is counterclockwise; clipped to the limits.
 

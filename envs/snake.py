@@ -112,6 +112,26 @@ def observe(s, p, obs):
         obs[s.fruit // SIZE, s.fruit % SIZE, 2] = 1
 
 
+@njit
+def valid(s, p):
+    """Whether `trail` leads from tail to head in `length` cells, all others are free, and so is the fruit's."""
+    if s.head >= CELLS or s.tail >= CELLS or s.fruit > NOWHERE or not 0 < s.length <= CELLS:
+        return False
+    if s.fruit != NOWHERE and s.trail[s.fruit] != FREE:
+        return False
+    cell = int(s.tail)
+    for _ in range(s.length - 1):
+        if not FREE < s.trail[cell] < HEAD:
+            return False
+        cell = neighbour(cell, s.trail[cell] - 1)
+        if cell < 0:
+            return False
+    covered = 0
+    for other in range(CELLS):
+        covered += s.trail[other] != FREE
+    return cell == s.head and s.trail[cell] == HEAD and covered == s.length
+
+
 def draw(s, p, canvas):
     rows, columns = np.indices((SIZE, SIZE))
     canvas.tiles((rows + columns) % 2, ["paper", "shade"])
@@ -168,6 +188,7 @@ SIM = Sim(
     step=step,
     observe=observe,
     draw=draw,
+    valid=valid,
     observation_space=MultiBinary((SIZE, SIZE, 7)),
     action_space=Discrete(4),
     max_episode_steps=4000,

@@ -12,12 +12,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-OK, FAILED, USAGE, LOCKED, STORAGE, MEMORY, DEVICE, PREEMPTED = 0, 1, 2, 3, 4, 5, 6, 75
+OK, FAILED, USAGE, LOCKED, STORAGE, MEMORY, DEVICE, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 75, 130
 
 HELP = """\
 usage: rlsys VERB [arguments]
@@ -39,15 +39,16 @@ Examples:
 TRAIN_HELP = """\
 usage: rlsys train [key=value ...] [-m] [--cfg job] [--info] [--quiet] [--allow-import MODULE]
 
-Groups (conf/<group>/):
-{groups}
-Keys, with their defaults:
-{keys}
   -m, --multirun          run every combination of comma-separated values, one after the other
   --cfg job               print the composed configuration and stop
+  --info                  print how Hydra composes it and stop
   --quiet                 no progress display
   --allow-import MODULE   let env.id be "MODULE:Name-v0", which runs that module's code
-"""
+
+What to choose from (conf/<group>/):
+{groups}
+Every key, with its default (every *_every counts environment steps, of all envs together):
+{keys}"""
 
 # Keys under which a user may write what no schema lists.
 FREE_FORM = ("env.params.", "env.kwargs.", "agent.hyperparameters.")
@@ -87,31 +88,32 @@ def exit_codes() -> Iterator[None]:
     """Turn what can go wrong into one line and an exit code; anything else is a bug and keeps its traceback."""
     try:
         yield
-    except (UsageError, FileNotFoundError) as error:
+    except UsageError as error:
         raise SystemExit(complain(str(error), USAGE)) from None
     except KeyboardInterrupt:
-        raise SystemExit(complain("interrupted", 130)) from None
+        raise SystemExit(complain("interrupted", INTERRUPTED)) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(OK) from None
-    except MemoryError as error:
-        raise SystemExit(
-            complain(f"out of memory: {error}. Try a smaller num_envs or agent.buffer_size.", MEMORY)
-        ) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         code = code_of(error)
         if code is None:
             raise
-        raise SystemExit(complain(str(error), code)) from None
+        hint = "out of memory; try a smaller num_envs, network or agent.buffer_size: " if code == MEMORY else ""
+        reason = str(error).rpartition("DefaultCPUAllocator: ")[2]  # torch's own place in its code is no help
+        raise SystemExit(complain(f"{hint}{reason}", code)) from None
 
 
 def code_of(error: Exception) -> int | None:
     """The exit code of an error that is no bug. Looked up by module, so that nothing is imported to find out."""
     if isinstance(error, OSError):
-        return STORAGE
+        return USAGE if isinstance(error, FileNotFoundError) and error.errno is None else STORAGE  # ours have no errno
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's is a RuntimeError
+        return MEMORY
     codes = {
         "ConfigError": USAGE,
         "CheckpointError": USAGE,
+        "EnvError": FAILED,
         "NonFiniteError": FAILED,
         "RunLocked": LOCKED,
         "DeviceError": DEVICE,
@@ -142,21 +144,43 @@ def train(argv: list[str]) -> int:
         for module in modules:
             allow_import(module)
     if set(argv) & {"--cfg", "-c", "--info", "-i"}:  # Hydra's own questions
-        return hydra_main([normalised(arg) if "=" in arg else arg for arg in argv], run_job=None)
+        settings = [normalised(arg) for arg in argv if "=" in arg and arg[0] != "-"]
+        compose(settings)  # our complaints are shorter
+        return hydra_main([*settings, *(arg for arg in argv if "=" not in arg or arg[0] == "-")], run_job=None)
     multirun = bool(set(argv) & {"-m", "--multirun"})
     overrides = [normalised(arg) for arg in argv if arg not in ("-m", "--multirun")]
     given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
-    if (pattern := given.pop("resume", "null")) not in ("", "null"):
+    if (pattern := given.pop("resume", "null")) != "null":
+        if multirun:
+            raise UsageError("resume= goes on with one run: leave out -m.")
         return resume_run(pattern, given, command, quiet)
 
     jobs = [compose(job) for job in (grid(overrides) if multirun else [overrides])]
     for config in jobs:
         check_env(config)
     if multirun:
-        print(f"{len(jobs)} runs")
-        return hydra_main(["-m", *overrides], run_job=lambda data: train_one(to_config(data), command, quiet))
+        print(f"{len(jobs)} runs", flush=True)
+        return train_grid(overrides, command, quiet)
     train_one(jobs[0], command, quiet)
     return OK
+
+
+def train_grid(overrides: list[str], command: str, quiet: bool) -> int:
+    """Train a run for each combination; one that fails is told, and the others go on."""
+    codes = []
+
+    def job(data: dict[str, Any]) -> float | None:
+        try:
+            with exit_codes():
+                return train_one(to_config(data), command, quiet)
+        except SystemExit as stop:
+            if stop.code in (INTERRUPTED, PREEMPTED):
+                raise
+            codes.append(stop.code if isinstance(stop.code, int) else FAILED)
+            return None
+
+    hydra_main(["-m", *overrides], run_job=job)
+    return max(codes, default=OK)
 
 
 def train_one(config: Any, command: str, quiet: bool, resume: Any = None) -> float:
@@ -182,7 +206,12 @@ def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool) -
     from rlsys.folder import find_one
 
     found = find_one(pattern)
-    values = {key: yaml_value(yaml.safe_load(value)) for key, value in given.items()}
+    if fixed := given.keys() & {"env", "agent", "experiment"}:
+        raise UsageError(f"a resumed run keeps its env and agent: leave out {sorted(fixed)[0]}=.")
+    try:
+        values = {key: yaml_value(yaml.safe_load(value)) for key, value in given.items()}
+    except yaml.YAMLError as error:
+        raise UsageError(" ".join(str(error).split())) from None
     config = config_module.load(found.folder / "config.yaml", values)
     check_env(config)
     train_one(config, command, quiet, resume=found)
@@ -208,11 +237,18 @@ def print_outcome(finished: Any, summary: dict[str, Any]) -> None:
 def normalised(override: str) -> str:
     """The override as Hydra takes it: free-form keys may be added; 1_000_000 and 1e6 are numbers."""
     key, equals, value = override.partition("=")
-    if not re.fullmatch(r"~?[\w.@/]+|\+{0,2}[\w.@/:-]+=.*", override, re.S) or (not equals and key[0] != "~"):
+    if key.startswith("-"):
+        hint = f"Settings have no dashes: {override.lstrip('-')}" if equals else "See rlsys train --help."
+        raise UsageError(f"there is no option {key!r}. {hint}")
+    if key.startswith("~"):
+        raise UsageError(f"{override!r}: nothing can be taken away; a key that is left out has its default.")
+    if not equals or not re.fullmatch(r"\+{0,2}[\w.@/:-]+", key):
         raise UsageError(f"{override!r} is not of the form key=value.")
-    if key.startswith(FREE_FORM):
+    if key == "agent.name":
+        raise UsageError(f"{override}: an agent is chosen with agent={value}.")
+    if f"{key}.".startswith(FREE_FORM):
         return f"++{override}"
-    if re.fullmatch(r"\d[\d_]*", value):
+    if re.fullmatch(r"[0-9][0-9_]*", value):
         return f"{key}={value.replace('_', '')}"
     return override
 
@@ -234,7 +270,7 @@ def grid(overrides: list[str]) -> list[list[str]]:
     try:
         batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
     except HydraException as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(explain(error, overrides)) from None
     return [job for batch in batches for job in batch]
 
 
@@ -245,13 +281,21 @@ def compose(overrides: list[str]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from rlsys.config import ConfigError
+
     register_schemas()
+    check_groups(overrides)
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            data = OmegaConf.to_container(hydra.compose("config", overrides))
+            data = OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(explain(error, overrides)) from None
-    return to_config(data)
+    try:
+        return to_config(data)
+    except ConfigError as error:
+        if match := re.match(r"there is no key '(.+?)'", str(error)):  # an experiment may have brought it
+            raise UsageError(unknown(match[1], overrides)) from None
+        raise
 
 
 def to_config(data: Any) -> Any:
@@ -269,7 +313,7 @@ def hydra_main(arguments: list[str], run_job: Any) -> int:
 
     @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
     def task(cfg):
-        return run_job(OmegaConf.to_container(cfg))
+        return run_job(OmegaConf.to_container(cfg, resolve=True))
 
     before, sys.argv = sys.argv, ["rlsys train", *arguments]
     try:
@@ -310,23 +354,42 @@ def conf_folder() -> Path:
     raise UsageError(f"no config.yaml in {candidates[0]}. Set RLSYS_CONF to a folder like the project's conf/.")
 
 
+def check_groups(overrides: list[str]) -> None:
+    """Refuse a choice (env=, agent=, experiment=) that has no file in conf/."""
+    for override in overrides:
+        group, _, name = override.lstrip("+").partition("=")
+        if group not in ("env", "agent", "experiment") or (group, name) == ("experiment", "null"):
+            continue
+        if ".." in name or not (conf_folder() / group / f"{name}.yaml").is_file():
+            names = choices(group)
+            near = get_close_matches(name, names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = " Several make a grid, which needs -m." if "," in name else hint
+            raise UsageError(f"{group}={name}: there is no such {group}.{hint} There are: {', '.join(names)}.")
+
+
 def explain(error: Exception, overrides: list[str]) -> str:
     """Hydra's complaint in one line, with the nearest thing that exists."""
-    text = str(error)
+    text = " ".join(str(error).split())
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown(match[1], overrides)
-    if match := re.search(r"(?:Could not find|could not load) '([^']+)'", text, re.I):
-        group, _, name = match[1].rpartition("/")
-        names = choices(group)
-        near = get_close_matches(name, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        return f"{group}={name}: there is no such {group}.{hint} There are: {', '.join(names)}."
-    return " ".join(text.split())
+    if match := re.search(r"Ambiguous value for argument '(.+?)' 1\.", text):
+        return f"{match[1]}: several values make a grid, which needs -m; a list is written [1,2]."
+    if (override := getattr(error, "override", None)) is not None:  # it could not be parsed
+        key, _, value = override.lstrip("+").partition("=")
+        if not key.isascii():
+            return unknown(key, overrides)
+        return f"the value of {key}={value} cannot be read. In quotes anything can be: {key}='\"{value}\"'"
+    return text
 
 
 def unknown(key: str, overrides: list[str]) -> str:
     from rlsys.config import unknown_key
 
+    typed = {o.lstrip("+").partition("=")[0] for o in overrides}
+    recipe = next((o for o in overrides if o.startswith("experiment=")), None)
+    if recipe and key not in typed:
+        return f"{recipe} sets {key!r}, which your choice of env and agent does not have: leave that choice out."
     # Compose again with the groups only, to know which keys exist for these choices.
     groups = [o for o in overrides if o.partition("=")[0] in ("env", "agent")]
     with contextlib.suppress(Exception):
@@ -370,29 +433,52 @@ def check_env(config: Any) -> None:
 
 
 def train_help() -> str:
-    groups = "".join(f"  {group}={'|'.join(choices(group))}\n" for group in ("env", "agent", "experiment"))
     from rlsys import config
 
-    shown: dict[str, Any] = {"": config.Config(), "env.": config.SimConfig()}
-    shown |= {f"agent. ({name}) ": schema() for name, schema in config.AGENTS.items()}
-    import dataclasses
+    groups = "".join(f"  {group}={'|'.join(choices(group))}\n" for group in ("env", "agent", "experiment"))
+    keys = key_lines("", config.Config)
+    for title, prefix, schema in (
+        ("a sim", "env", config.SimConfig),
+        ("env=gymnasium", "env", config.GymnasiumConfig),
+        *((f"agent={name}", "agent", schema) for name, schema in config.AGENTS.items()),
+    ):
+        keys += f"\n  with {title}:\n{key_lines(f'{prefix}.', schema)}"
+    return TRAIN_HELP.format(groups=groups, keys=keys)
 
-    lines = []
-    for prefix, instance in shown.items():
-        pairs = dataclasses.asdict(instance).items()
-        text = "  ".join(f"{key}={value}" for key, value in pairs if not isinstance(value, dict) or not value)
-        lines.append(f"  {prefix}{text}\n")
-    return TRAIN_HELP.format(groups=groups, keys="".join(lines))
+
+def key_lines(prefix: str, schema: type) -> str:
+    """A line for each key of a schema: its default, its choices, and what the comment beside it says."""
+    import dataclasses
+    import inspect
+
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    said = dict(re.findall(r"^    (\w+):.*?  # (.*)$", inspect.getsource(schema), re.M))
+    lines = ""
+    for name, value in dataclasses.asdict(schema()).items():
+        if name in ("env", "agent", "name", "resume"):
+            continue
+        shown = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        offered = fields[name].metadata.get("choices", ())
+        note = "; ".join(text for text in ("|".join(offered), said.get(name)) if text)
+        lines += f"  {f'{prefix}{name}={shown}':<42} {note}".rstrip() + "\n"
+    return lines
 
 
 # -- the other verbs -----------------------------------------------------------------------------------------------------
 
 
-def parser(verb: str, description: str, *, run: str | None = None) -> argparse.ArgumentParser:
-    """An argument parser that exits with 2 on a usage error; `run` is the nargs of a RUN argument."""
-    made = argparse.ArgumentParser(f"rlsys {verb}", description=description)
+class Parser(argparse.ArgumentParser):
+    """argparse, but that a mistake is told in one line."""
+
+    def error(self, message: str):
+        raise UsageError(f"{message}. See {self.prog} --help.")
+
+
+def parser(verb: str, description: str, *, run: str | None = None) -> Parser:
+    """A verb's argument parser; `run` is the nargs of a RUN argument."""
+    made = Parser(f"rlsys {verb}", description=description)
     if run is not None:
-        made.add_argument("run", nargs=run or None, default="latest", help="run folder, glob or `latest`")
+        made.add_argument("run", nargs=run, default="latest", help="run folder, glob or `latest` (default)")
         made.add_argument(
             "--allow-import", action="append", default=[], metavar="MODULE", help="see `rlsys train --help`"
         )
@@ -401,16 +487,25 @@ def parser(verb: str, description: str, *, run: str | None = None) -> argparse.A
 
 def checkpoint_options(made: argparse.ArgumentParser, episodes: int) -> None:
     made.add_argument("--checkpoint", default="best", help="best (default), last, or step_<n>")
-    made.add_argument("--episodes", type=positive, default=episodes)
+    made.add_argument(
+        "--episodes", type=whole(1), default=episodes, metavar="N", help=f"how many (default: {episodes})"
+    )
     made.add_argument("--sample", action="store_true", help="sample actions instead of taking the best")
-    made.add_argument("--seed", type=int, default=0, help="of the sampled actions and, in replay, the episode")
+    made.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="of sampled actions; in replay, of the episode"
+    )
 
 
 def evaluate(argv: list[str]) -> int:
     made = parser("eval", "Play episodes on held-out seeds and levels.", run="?")
     checkpoint_options(made, episodes=100)
-    made.add_argument("--split", choices=("test", "validation", "train"), default="test")
-    made.add_argument("--json", action="store_true")
+    made.add_argument(
+        "--split",
+        choices=("test", "validation", "train"),
+        default="test",
+        help="which seeds and levels (default: test)",
+    )
+    made.add_argument("--json", action="store_true", help="print JSON, with every episode")
     args = made.parse_args(argv)
     found, policy, config = load(args)
 
@@ -443,10 +538,10 @@ def replay(argv: list[str]) -> int:
     made = parser("replay", "Record episodes as GIF and MP4, or watch them in the terminal.", run="?")
     checkpoint_options(made, episodes=1)
     made.add_argument("--terminal", action="store_true", help="play here, in true colour; writes no file")
-    made.add_argument("--columns", type=positive, default=60, help="width in the terminal")
-    made.add_argument("--speed", type=float, default=1.0, help="times real time, in the terminal")
-    made.add_argument("--max-steps", type=positive, help="per episode")
-    made.add_argument("--output", type=Path, help="folder to write to (default: the run's replays/)")
+    made.add_argument("--columns", type=whole(1), default=60, metavar="N", help="width in the terminal (default: 60)")
+    made.add_argument("--speed", type=speed, default=1.0, metavar="X", help="times real time, in the terminal")
+    made.add_argument("--max-steps", type=whole(1), metavar="N", help="per episode")
+    made.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (default: the run's replays/)")
     args = made.parse_args(argv)
     found, policy, config = load(args)
 
@@ -478,18 +573,20 @@ def replay(argv: list[str]) -> int:
 def runs(argv: list[str]) -> int:
     made = parser("runs", "List runs, oldest first.")
     made.add_argument("pattern", nargs="?", default="runs", help="folder or glob (default: runs)")
-    made.add_argument("--json", action="store_true")
+    made.add_argument("--json", action="store_true", help="print JSON")
     args = made.parse_args(argv)
 
-    from rlsys.folder import find, overview
+    from rlsys.folder import find, find_one, overview
 
+    if args.pattern != "runs":
+        find_one(args.pattern)  # says so if there is none
     rows = [overview(found) for found in find(args.pattern)]
     if args.json:
         print(json.dumps(rows))
     elif rows:
         table(None, [shown_run(row) for row in rows])
     else:
-        print(f"no runs in {args.pattern!r}. Start one: rlsys train experiment=cartpole")
+        print("no runs yet. Start one: rlsys train experiment=cartpole")
     return OK
 
 
@@ -501,25 +598,23 @@ def shown_run(row: dict[str, Any]) -> dict[str, str]:
 
     return {
         "run": row["run"],
-        "seed": str(row["seed"]),
-        "status": row["status"],
+        "status": "solved" if row["solved"] else row["status"],
         "steps": number("steps", "{:,}"),
         "steps/s": number("steps_per_second", "{:,.0f}"),
         "score": number("score", "{:.1f}"),
-        "solved": {True: "yes", False: "no", None: ""}[row["solved"]],
     }
 
 
 def envs(argv: list[str]) -> int:
     made = parser("envs", "List the sims, or show one; any Gymnasium id can be trained on too (env=gymnasium).")
-    made.add_argument("name", nargs="?")
-    made.add_argument("--json", action="store_true")
+    made.add_argument("name", nargs="?", help="a sim, whose reference page is printed")
+    made.add_argument("--json", action="store_true", help="print JSON")
     args = made.parse_args(argv)
 
     import envs as worlds
 
     try:
-        names = [args.name] if args.name else worlds.sims()
+        names = worlds.sims() if args.name is None else [args.name]
         rows = [env_row(name, worlds.get_sim(name)) for name in names]
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -559,17 +654,16 @@ def shown_env(row: dict[str, Any], sim: Any) -> dict[str, Any]:
         "env": row["env"],
         "what": row["summary"].partition(": ")[2],
         "observation": "x".join(map(str, sim.observation_space.shape)),
-        "action": f"{action.n} choices" if hasattr(action, "n") else f"{math.prod(action.shape)} numbers",
+        "action": f"{action.n} choices" if hasattr(action, "n") else f"{math.prod(action.shape)} real",
         "steps": row["max_episode_steps"],
         "solved at": row["reward_threshold"],
-        "levels": "yes" if row["levels"] else "",
     }
 
 
 def board(argv: list[str]) -> int:
     made = parser("board", "Start TensorBoard on runs/ or on one run.")
-    made.add_argument("run", nargs="?", default="runs")
-    made.add_argument("--port", type=int, default=6006)
+    made.add_argument("run", nargs="?", default="runs", help="run folder, glob or `latest` (default: all in runs/)")
+    made.add_argument("--port", type=whole(0, 65535), default=6006, metavar="N", help="default: 6006")
     args = made.parse_args(argv)
 
     if args.run != "runs" and not Path(args.run).is_dir():
@@ -602,11 +696,22 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
         raise UsageError(str(error)) from None
 
 
-def positive(text: str) -> int:
-    value = int(text.replace("_", ""))
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
+def whole(low: int, high: int = 10**9) -> Callable[[str], int]:
+    """An argparse type: an integer between low and high."""
+
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"[0-9][0-9_]*", text) or not low <= int(text.replace("_", "")) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer between {low} and {high}")
+        return int(text.replace("_", ""))
+
+    return convert
+
+
+def speed(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 def take_flag(argv: list[str], flag: str) -> tuple[bool, list[str]]:
@@ -618,14 +723,13 @@ def take_values(argv: list[str], option: str) -> tuple[list[str], list[str]]:
     values, rest, pending = [], [], iter(argv)
     for arg in pending:
         if arg == option:
-            value = next(pending, None)
-            if value is None:
-                raise UsageError(f"{option} needs a value.")
-            values.append(value)
+            values.append(next(pending, ""))
         elif arg.startswith(f"{option}="):
             values.append(arg.partition("=")[2])
         else:
             rest.append(arg)
+    if "" in values:
+        raise UsageError(f"{option} needs a value.")
     return values, rest
 
 
@@ -640,18 +744,14 @@ def table(title: str | None, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe gets whole lines
-    made = Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE,
-        show_header=any(key.strip() for key in rows[0]),
-        pad_edge=False,
-    )
+    made = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_header=any(key.strip() for key in rows[0]), pad_edge=False)
     for key in rows[0]:
         made.add_column(key, overflow="fold")
     for row in rows:
         made.add_row(*("" if value is None else str(value) for value in row.values()))
-    console.print(made)
+    if title:
+        console.print(title, soft_wrap=True, markup=False, highlight=False)
+    console.print(made, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

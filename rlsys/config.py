@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 
 class ConfigError(ValueError):
@@ -42,8 +43,8 @@ class SimConfig:
 
     name: str = "cartpole"
     params: dict[str, Any] = field(default_factory=dict)  # number, or [low, high]: drawn once per env
-    levels: int = ranged(0, 0)  # train on this many levels; 0: all
-    max_episode_steps: int | None = ranged(None, 1)  # None: the sim's own limit
+    levels: int = ranged(0, 0, 2**30)  # train on this many levels; 0: all
+    max_episode_steps: int | None = ranged(None, 1, 2**31 - 1)  # null: the sim's own limit
     backend: str = choice("auto", "serial", "parallel", "python")
     precision: str = choice("float32", "float64")
 
@@ -66,7 +67,7 @@ class PPOConfig:
     """Proximal policy optimisation. Names and defaults are SB3's, but for `normalize_*`, the schedules and the network."""
 
     name: str = "ppo"
-    learning_rate: float = ranged(3e-4, 0)
+    learning_rate: float = ranged(3e-4, 0, 10)
     learning_rate_schedule: str = choice("constant", "linear")  # linear: to 0 at the end of the run
     n_steps: int = ranged(32, 1)  # per env and iteration
     batch_size: int = ranged(256, 1)  # samples a gradient step
@@ -92,7 +93,7 @@ class DQNConfig:
     """Deep Q-learning. Names are SB3's; counts are environment steps over all envs together."""
 
     name: str = "dqn"
-    learning_rate: float = ranged(1e-3, 0)
+    learning_rate: float = ranged(1e-3, 0, 10)
     learning_rate_schedule: str = choice("constant", "linear")
     buffer_size: int = ranged(100_000, 1)
     learning_starts: int = ranged(1_000, 0)
@@ -134,24 +135,25 @@ AGENTS: dict[str, type] = {"ppo": PPOConfig, "dqn": DQNConfig, "sb3": SB3Config}
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Every `*_every` is in environment steps (over all envs); 0 means never, but `log_every=0` is each iteration."""
+    """One run. Every `*_every` is in environment steps (over all envs); 0 is only at the end, but for `log_every`."""
 
     env: Any = field(default_factory=SimConfig)  # SimConfig | GymnasiumConfig
     agent: Any = field(default_factory=PPOConfig)  # PPOConfig | DQNConfig | SB3Config
     seed: int = ranged(0, 0, 2**31 - 1)
-    num_envs: int = ranged(64, 1)
-    total_timesteps: int = ranged(500_000, 1)
+    num_envs: int = ranged(64, 1, 2**20)  # copies of the environment, side by side
+    total_timesteps: int = ranged(500_000, 1, 10**11)
     device: str = choice("auto", "cpu", "cuda")
-    threads: int | None = ranged(None, 1)  # of torch's CPU operations; None: torch's own choice
-    run_dir: str = "runs"
+    engine: str = choice("auto", "torch", "native")  # native: small networks on the CPU, compiled (agent=ppo)
+    threads: int | None = ranged(None, 1, 1024)  # of torch's CPU operations; null: by the size of the work
+    run_dir: str = "runs"  # where the run gets its folder
     resume: str | None = None
-    log_every: int = ranged(0, 0)
-    eval_every: int = ranged(50_000, 0)
-    eval_episodes: int = ranged(20, 1)  # at each evaluation during training
-    test_episodes: int = ranged(100, 1)  # at the end, on seeds and levels used for nothing else
-    save_every: int = ranged(100_000, 0)
-    keep_checkpoints: int = ranged(2, 1)
-    replay_every: int = ranged(0, 0)
+    log_every: int = ranged(0, 0)  # 0: each iteration
+    eval_every: int = ranged(50_000, 0)  # 0: only at the end
+    eval_episodes: int = ranged(20, 1, 10**6)  # at each evaluation during training
+    test_episodes: int = ranged(100, 1, 10**6)  # at the end, on seeds and levels used for nothing else
+    save_every: int = ranged(100_000, 0)  # 0: only the best and the last
+    keep_checkpoints: int = ranged(2, 1)  # the newest, and the best besides
+    replay_every: int = ranged(0, 0)  # 0: none but the last
     replay: bool = True  # leave a replay of the trained policy in the run folder
 
 
@@ -200,8 +202,8 @@ def _checked(key: str, value: Any, spec: dataclasses.Field) -> Any:
         _check_number(key, value, value, "int" in kind, spec.metadata.get("range", (-math.inf, math.inf)))
     elif "bool" in kind and not isinstance(value, bool):
         raise ConfigError(f"{key}={value!r} must be true or false.")
-    elif "str" in kind and not isinstance(value, str):
-        raise ConfigError(f"{key}={value!r} must be a string.")
+    elif "str" in kind and not (isinstance(value, str) and value):
+        raise ConfigError(f"{key}={value!r} must be a string, and not an empty one.")
     return value
 
 
@@ -210,7 +212,7 @@ def _check_number(key: str, value: Any, number: Any, is_int: bool, allowed: tupl
         raise ConfigError(f"{key}={value!r} must be {'an integer' if is_int else 'a number'}.")
     low, high = allowed
     if not low <= number <= high:  # also false for nan
-        raise ConfigError(f"{key}={value!r} is out of range: it must be {_range_text(low, high)}.")
+        raise ConfigError(f"{key}={value!r} is out of range: it must be {range_text(low, high)}.")
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:
@@ -241,8 +243,8 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _range_text(low: float, high: float) -> str:
-    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+def range_text(low: float, high: float) -> str:
+    return f"at least {low:g}" if high == math.inf else f"between {low:.12g} and {high:.12g}"
 
 
 def _known(key: str, value: Any, allowed: Any) -> Any:
@@ -265,19 +267,24 @@ def to_data(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def save(config: Config, path: Path) -> None:
-    """Write the resolved config as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_data(config))))
+def to_yaml(config: Config) -> str:
+    """The text of a run's config.yaml."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_data(config)))
 
 
 def load(path: Path, overrides: dict[str, Any] = {}) -> Config:
-    """The Config in a run's config.yaml, with `overrides` (dotted keys) on top."""
-    data = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(data, dict)
+    """The Config in a run's config.yaml, with `overrides` (dotted keys) on top. ConfigError names a damaged file."""
+    try:
+        data: Any = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(data, dict) or not data:
+            raise ConfigError("there are no keys in it.")
+        resolve(data)
+    except (FileNotFoundError, ValueError, YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     for key, value in overrides.items():
         *parents, last = key.split(".")
         node = data
         for parent in parents:
             node = node.setdefault(parent, {}) if isinstance(node, dict) else {}
         node[last] = value
-    return resolve(data)  # type: ignore[arg-type]
+    return resolve(data)

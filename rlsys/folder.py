@@ -10,6 +10,7 @@ runs/<env>/<agent>/<yyyymmdd-hhmmss>-s<seed>-<4 hex>/
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsys import config, provenance
-from rlsys.config import Config
+from rlsys.config import Config, ConfigError
 
 if TYPE_CHECKING:
     from rlsys.policy import Policy
@@ -44,9 +45,9 @@ class Run:
         return config.load(self.folder / "config.yaml")
 
     def summary(self) -> dict[str, Any] | None:
-        """The outcome, or None while there is none."""
-        path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """The outcome, or None while there is none that can be read."""
+        found = read_json(self.folder / "summary.json")
+        return found if isinstance(found, dict) else None
 
     def policy(self, which: str = "best", device: str = "cpu") -> "Policy":
         """The trained policy. which: "best" on the validation split, "last", or "step_000000123456"."""
@@ -59,7 +60,8 @@ class Run:
         """ "running", "finished", or "stopped" (it can be resumed)."""
         if self.is_locked():
             return "running"
-        return "finished" if (self.folder / "summary.json").exists() else "stopped"
+        steps = (self.summary() or {}).get("steps", -1)
+        return "finished" if steps >= self.config().total_timesteps else "stopped"  # more steps may have been asked for
 
     def is_locked(self) -> bool:
         try:
@@ -89,8 +91,8 @@ def find(pattern: str, root: str = "runs") -> list[Run]:
     """The runs that `pattern` names, oldest first: a folder, a glob, a folder of runs, or "latest"."""
     if pattern == "latest":
         return find(root, root)[-1:]
-    paths = [Path(pattern)] if Path(pattern).exists() else sorted(Path().glob(pattern))
-    found = [config_file.parent for path in paths for config_file in path.rglob("config.yaml")]
+    paths = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+    found = [file.parent for path in paths for file in Path(path).rglob("command.txt")]
     return [Run(path) for path in sorted(set(found), key=lambda path: (path.name, str(path)))]
 
 
@@ -131,14 +133,21 @@ def new_folder(cfg: Config) -> Path:
 
 def describe(run: Run, cfg: Config, command: str, facts: dict[str, Any]) -> None:
     """Write config.yaml, and add this process to command.txt (a line) and provenance.json (an entry of its list)."""
-    config.save(cfg, run.folder / "config.yaml")
+    write_whole(run.folder / "config.yaml", config.to_yaml(cfg).rstrip())
     with open(run.folder / "command.txt", "a") as file:
         file.write(f"{command}\n")
     path = run.folder / "provenance.json"
-    processes = json.loads(path.read_text()) if path.exists() else []
+    processes = read_json(path) or []
     write_whole(path, json.dumps([*processes, {**provenance.provenance(), **facts}], indent=2))
     if diff := provenance.git_diff():
         (run.folder / "git.diff").write_text(diff)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, None if it is missing or damaged."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json.loads(path.read_text())
+    return None
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -158,7 +167,12 @@ def overview(run: Run) -> dict[str, Any]:
     """One row of `rlsys runs`."""
     from rlsys.log import read_metrics
 
-    cfg, summary = run.config(), run.summary() or {}
+    try:
+        cfg, status = run.config(), run.status()
+    except (ConfigError, OSError):
+        row = dict.fromkeys(("env", "agent", "seed", "status", "steps", "score", "solved", "steps_per_second"))
+        return {**row, "run": str(run.folder), "status": "damaged"}
+    summary = (run.summary() or {}) if status == "finished" else {}
     points = read_metrics(run.folder)
     last = points[-1] if points else {}
     evaluations = [point["eval/mean_reward"] for point in points if "eval/mean_reward" in point]
@@ -167,7 +181,7 @@ def overview(run: Run) -> dict[str, Any]:
         "run": str(run.folder),
         **dict(zip(("env", "agent"), names(cfg), strict=True)),
         "seed": cfg.seed,
-        "status": run.status(),
+        "status": status,
         "steps": summary.get("steps", last.get("step", 0)),
         "score": summary.get("score", evaluations[-1] if evaluations else None),
         "solved": summary.get("solved"),

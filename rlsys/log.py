@@ -192,7 +192,7 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
         for line in file:
             with contextlib.suppress(ValueError):
                 row = json.loads(line)
-                if isinstance(row, dict) and "step" in row and line.endswith(b"\n"):
+                if isinstance(row, dict) and isinstance(row.get("step"), int) and line.endswith(b"\n"):
                     yield row, line
 
 
@@ -314,10 +314,10 @@ class Progress:
             self._console.print(text, soft_wrap=True, markup=False, highlight=False)
             return
         self._next = now + self.REDRAW_SECONDS
-        bar = ProgressBar(self._total, self._step, width=14)
+        bars = [ProgressBar(self._total, self._step, width=14)] if self._console.width >= 100 else []
         facts = Text("  ".join([self._steps(), *self._facts(now)]), no_wrap=True, overflow="ellipsis")
         line = Table.grid(padding=(0, 2))
-        line.add_row(Text(self._label, no_wrap=True), bar, facts)
+        line.add_row(Text(self._label, no_wrap=True), *bars, facts)
         self._live.update(line, refresh=True)
 
     def _steps(self) -> str:

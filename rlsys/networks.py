@@ -73,11 +73,18 @@ class RunningNorm(nn.Module):
         return ((x - self.mean.float()) * scale.float()).clamp(-10.0, 10.0)
 
 
+def orthogonal_(weight: Tensor, gain: float) -> None:
+    """Fill with an orthogonal matrix times gain. In float64: LAPACK's last bits vary from call to call, and go in rounding."""
+    exact = torch.empty(weight.shape, dtype=torch.float64)
+    with torch.no_grad():
+        weight.copy_(nn.init.orthogonal_(exact, gain))
+
+
 def linear(n_in: int, n_out: int, gain: float | None) -> nn.Linear:
     """A linear layer: orthogonal weights of `gain` and zero bias, or PyTorch's own initialisation where gain is None."""
     layer = nn.Linear(n_in, n_out)
     if gain is not None:
-        nn.init.orthogonal_(layer.weight, gain)
+        orthogonal_(layer.weight, gain)
         nn.init.zeros_(layer.bias)
     return layer
 
@@ -118,7 +125,7 @@ class PicturePart(nn.Module):
         layers: list[nn.Module] = []
         for n_out, kernel, stride in sizes:
             conv = nn.Conv2d(channels, n_out, kernel, stride)
-            nn.init.orthogonal_(conv.weight, math.sqrt(2))
+            orthogonal_(conv.weight, math.sqrt(2))
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             layers += [conv, nn.ReLU()]
             channels = n_out

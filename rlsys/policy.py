@@ -65,8 +65,11 @@ class Categorical:
         self.log_probs = logits.log_softmax(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.empty_like(self.log_probs).exponential_(generator=generator)
-        return (self.log_probs.exp() / noise).argmax(-1)  # exponential race: argmax p_i / e_i is i with probability p_i
+        return self.pick(torch.empty_like(self.log_probs).exponential_(generator=generator))
+
+    def pick(self, noise: Tensor) -> Tensor:
+        """The action that exponential noise [B, A] picks: argmax p_i / e_i is i with probability p_i."""
+        return (self.log_probs.exp() / noise).argmax(-1)
 
     def mode(self) -> Tensor:
         return self.log_probs.argmax(-1)
@@ -85,7 +88,10 @@ class Gaussian:
         self.mean, self.log_std = mean, log_std.expand_as(mean)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return self.pick(torch.empty_like(self.mean).normal_(generator=generator))
+
+    def pick(self, noise: Tensor) -> Tensor:
+        """The action that normal noise [B, A] picks."""
         return self.mean + self.log_std.exp() * noise
 
     def mode(self) -> Tensor:

@@ -5,6 +5,7 @@ Everything about the folder that a run fills is in folder.py.
 
 import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -40,19 +41,18 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
 
     Raises ConfigError, Preempted after SIGTERM or Ctrl-C (saved), RunLocked, and CheckpointError if nothing can be resumed.
     """
-    device, why = choose_device(cfg)
-    if threads := choose_threads(cfg):
-        torch.set_num_threads(threads)
     with config_errors():  # before there is a folder: this agent may not be made for this env
+        device, why = choose_device(cfg)
+        torch.set_num_threads(threads := choose_threads(cfg))
         env = make_env(cfg.env, cfg.num_envs, split="train", seed=cfg.seed, device=device)
-        agent = agents.build(env, cfg.agent, cfg.seed)
+        agent = agents.build(env, cfg.agent, cfg.seed, engine=cfg.engine, threads=threads)
 
     run = resume or Run(new_folder(cfg))
-    with run.locked(), stop_signals() as stop:
+    with contextlib.closing(env), run.locked(), stop_signals() as stop:
         book = restore(run, agent, device, quiet) if resume else Book()
         start = agent.steps if resume else None
         say(quiet, f"{run.folder}  on {device} ({why})" + (f", from step {start:,}" if resume else ""))
-        describe(run, cfg, command, {"device": device, "threads": torch.get_num_threads(), "resumed_at": start})
+        describe(run, cfg, command, {"device": device, "threads": threads, "resumed_at": start})
 
         with (
             Log(run.folder, resume_step=start) as log,
@@ -63,38 +63,39 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
             book.begin(agent.steps)
             loop(run, cfg, agent, book, log, progress, stop)
         seconds = book.elapsed
-        env.close()
 
         # the figure that counts: the best policy on the test split, which has been used for nothing else
         test = held_out(run.policy("best", device), cfg.env, cfg.test_episodes, "test")
-        if cfg.replay:
-            with contextlib.suppress(ValueError):  # a world without pictures
-                record(run.policy("best"), cfg.env, run.folder / "replays", name="final", caption=label(cfg))
         summarise(run, agent.steps, seconds, book, test)
+        if cfg.replay:
+            picture(run, run.policy("best"), cfg, "final", quiet)
     return run
 
 
 def restore(run: Run, agent: agents.Agent, device: str, quiet: bool) -> "Book":
-    """Put the agent back to the newest checkpoint that is whole."""
+    """Put the agent back to the newest checkpoint that is whole; to the start, if none has ever been saved."""
+    if not list(run.checkpoints.glob("step_*")) and run.summary() is None:
+        return Book()
     path, rejected = checkpoint.newest(run.checkpoints)
     state = checkpoint.load(path, device=device)
-    with config_errors():  # an override may not fit what was saved
+    with config_errors(f"{path} does not fit this configuration: "):
         agent.load_state(state)
     say(quiet, *[f"skipped a damaged checkpoint: {reason}" for reason in rejected])
     return Book(**state["book"])
 
 
 @contextlib.contextmanager
-def config_errors() -> Iterator[None]:
+def config_errors(prefix: str = "") -> Iterator[None]:
     """What env and agent refuse as they are made is a mistake in the config."""
     try:
         yield
     except ConfigError:
         raise
     except (ValueError, RuntimeError) as error:
-        if type(error) not in (ValueError, RuntimeError):  # a CUDA or memory error is no mistake in the config
+        is_memory = "can't allocate memory" in str(error)
+        if type(error) not in (ValueError, RuntimeError) or is_memory:  # a CUDA or memory error is no such mistake
             raise
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{prefix}{error}") from error
 
 
 def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, progress: Progress, stop: "Stop") -> None:
@@ -121,7 +122,7 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
 
         # record: a picture of the policy as it is
         if cfg.replay_every and due(cfg.replay_every):
-            record(agent.policy, cfg.env, run.folder / "replays", name=f"step_{agent.steps:012d}")
+            picture(run, agent.policy, cfg, f"step_{agent.steps:012d}", quiet=True)
 
         # save
         is_best = book.best_step == agent.steps
@@ -134,6 +135,14 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
         if stop.requested and agent.steps < cfg.total_timesteps:
             message = f"stopped by {stop.requested} at step {agent.steps:,}; saved in {run.folder}"
             raise Preempted(message, run.folder)
+
+
+def picture(run: Run, policy: Any, cfg: Config, name: str, quiet: bool) -> None:
+    """Record a replay; a world that cannot be drawn costs no run."""
+    try:
+        record(policy, cfg.env, run.folder / "replays", name=name, caption=label(cfg))
+    except ValueError as error:
+        say(quiet, f"no replay: {error}")
 
 
 @dataclass
@@ -230,15 +239,15 @@ def choose_device(cfg: Config) -> tuple[str, str]:
 LARGE_BATCH = 4096  # samples; from here on a minibatch of a small network is worth sharing out
 
 
-def choose_threads(cfg: Config) -> int | None:
-    """Threads of torch's CPU operations; None leaves torch's own choice, which is one a core.
+def choose_threads(cfg: Config) -> int:
+    """Threads that learn: one a core for large minibatches and pictures, else 1.
 
     The operations of a small network on a small minibatch are too short to share out: on two idle cores the second
-    thread adds a quarter to the speed (PPO on CartPole, 64 envs, minibatches of 512), and beside another process it
-    costs a factor of 4, since torch's threads wait by spinning. At minibatches of 8192 it adds 80 %.
+    thread adds a quarter to torch's speed (PPO on CartPole, 64 envs, minibatches of 512), and beside another process it
+    costs a factor of 4, since waiting threads spin. At minibatches of 8192 it adds 80 %.
     """
     large = getattr(cfg.agent, "batch_size", 0) >= LARGE_BATCH or has_pictures(cfg)
-    return cfg.threads or (None if large else 1)
+    return cfg.threads or (torch.get_num_threads() if large else 1)
 
 
 def has_pictures(cfg: Config) -> bool:
@@ -268,6 +277,8 @@ def stop_signals() -> Iterator[Stop]:
         if stop.requested:
             raise KeyboardInterrupt
         stop.requested = signal.Signals(number).name
+        text = f"\nrlsys: {stop.requested}: stopping as soon as all is saved; once more stops at once\n"
+        os.write(2, text.encode())  # print is not for signal handlers
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     try:

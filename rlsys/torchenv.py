@@ -90,11 +90,10 @@ class TorchEnv:
         """A slot for `step`: the tensors of one Step [N, ...] and the host arrays that are written first."""
         if self.device.type != "cpu":
             return step, self._host
-        obs, reward, terminated, truncated, _, final_obs = (tensor.numpy() for tensor in step)
-        arrays = self._host._replace(
-            obs=obs, reward=reward, terminated=terminated, truncated=truncated, final_obs=final_obs
-        )
-        return step, arrays
+        names = ["obs", "terminated", "truncated", "final_obs"]
+        if self._host.reward.dtype == np.float32:  # an env of float64 precision has its own
+            names.append("reward")
+        return step, self._host._replace(**{name: getattr(step, name).numpy() for name in names})
 
     def reset(self) -> None:
         """Begin with the first episodes of the env's seed; `obs` [N, *O] are their first observations."""
@@ -112,8 +111,8 @@ class TorchEnv:
             tensors.valid.copy_(torch.from_numpy(self.env.valid))
         if ended is not None:
             self._count_episodes(arrays.episode_return[ended], arrays.episode_length[ended])
-        if self.device.type != "cpu":
-            for name in ("obs", "reward", "terminated", "truncated", "final_obs"):
+        for name in ("obs", "reward", "terminated", "truncated", "final_obs"):
+            if getattr(arrays, name) is getattr(self._host, name):  # not the tensor's own memory
                 getattr(tensors, name).copy_(torch.from_numpy(getattr(arrays, name)), non_blocking=True)
         self.obs = tensors.obs
         return ended

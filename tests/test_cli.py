@@ -1,6 +1,8 @@
 """The command line as a user types it: answers, exit codes, and how fast a mistake is told."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -57,9 +59,38 @@ def test_help_needs_no_heavy_import(tmp_path):
         (["env=gymnasium", "env.id=os:X-v0"], "--allow-import os"),
         (["-m", "seed=1,2", "agent.gamma=0.9,1.9"], "agent.gamma=1.9 is out of range"),
         (["resume=nowhere"], "no run at 'nowhere'"),
-        (["=3"], "rlsys:"),
-        (["seed"], "rlsys:"),
-        (["seed=[1"], "rlsys:"),
+        (["=3"], "'=3' is not of the form key=value"),
+        (["seed"], "'seed' is not of the form key=value"),
+        (["seed=[1"], "the value of seed=[1 cannot be read"),
+        (["run_dir=ünï"], "In quotes anything can be: run_dir='\"ünï\"'"),
+        (["sеed=1"], "Did you mean 'seed'?"),  # with a Cyrillic letter
+        (["--seed=1"], "Settings have no dashes: seed=1"),
+        (["--multirn"], "there is no option '--multirn'"),
+        (["~seed"], "a key that is left out has its default"),
+        (["agent.name=dqn"], "chosen with agent=dqn"),
+        (["env="], "There are: cartpole, "),
+        (["agent=null"], "There are: dqn, ppo, sb3"),
+        (["experiment=../config"], "There are: cartpole, "),
+        (["agent=ppo,dqn"], "a grid, which needs -m"),
+        (["seed=1,2"], "seed=1,2: several values make a grid, which needs -m"),
+        (["experiment=cartpole", "agent=dqn"], "experiment=cartpole sets 'agent."),
+        (["env.params={gravty: 3}"], "Did you mean 'gravity'?"),
+        (["env.params=3"], "must be a mapping"),
+        (["agent.learning_rate=inf"], "between 0 and 10"),
+        (["num_envs=1e12"], "between 1 and 1048576"),
+        (["total_timesteps=1e30"], "between 1 and 100000000000"),
+        (["threads=1e9"], "between 1 and 1024"),
+        (["run_dir="], "not an empty one"),
+        (["run_dir=${oc.env:RLSYS_NOWHERE}"], "RLSYS_NOWHERE"),
+        (["resume="], "no run at ''"),
+        (["resume=/nowhere/*"], "no run at '/nowhere/*'"),
+        (["-m", "resume=latest"], "leave out -m"),
+        (["-m", "seed=range(1,3"], "cannot be read"),
+        (["--allow-import", ""], "--allow-import needs a value"),
+        (["--cfg", "job", "sed=1"], "Did you mean 'seed'?"),
+        (["env=gymnasium", "env.id=CartPole-v1", "env.kwargs.nosuch=1"], "nosuch"),
+        (["agent=sb3", "agent.hyperparameters.gamma=7"], "between 0 and 1"),
+        (["agent=sb3", "agent.hyperparameters.batch_size=0"], "at least 1"),
     ],
 )
 def test_a_mistake_ends_with_exit_code_2_a_remedy_and_no_folder(arguments, words, tmp_path, monkeypatch, capsys):
@@ -67,8 +98,39 @@ def test_a_mistake_ends_with_exit_code_2_a_remedy_and_no_folder(arguments, words
     assert cli.main(["train", *arguments]) == 2
     printed = capsys.readouterr().err
     assert words in printed
-    assert "Traceback" not in printed
+    assert len(printed.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eval", "--episodes", "0"], "'0' is not an integer between 1 and"),
+        (["eval", "--split", "tst"], "'test', 'validation', 'train'"),
+        (["eval", "--nope"], "See rlsys eval --help"),
+        (["replay", "--speed", "0"], "'0' is not a number above 0"),
+        (["replay", "--columns", "x"], "'x' is not an integer"),
+        (["runs", "/nowhere/*"], "no run at '/nowhere/*'"),
+        (["envs", ""], "there is no sim ''"),
+        (["board", "--port", "99999"], "between 0 and 65535"),
+    ],
+)
+def test_a_mistake_in_any_verb_is_told_in_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert printed.out == ""
+
+
+def test_trains_help_shows_every_key_with_its_default_and_meaning(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for key in set(cli.flat_keys(cli.compose([]))) - {"env", "agent", "env.name", "agent.name", "resume"}:
+        assert f"  {key}=" in printed
+    assert re.search(r"env\.vectorization=sync +sync\|async\|native\n", printed)
+    assert re.search(r"agent\.tau=1\.0 +how far each update moves the target network", printed)
 
 
 def test_an_unknown_verb_is_answered_with_the_nearest(capsys):
@@ -149,6 +211,27 @@ def test_envs_lists_the_sims_and_shows_one(capsys):
     assert "cartpole" in capsys.readouterr().err
 
 
+def test_runs_lists_a_damaged_run_too_and_its_other_verbs_say_what_is_wrong(trained, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained / "runs", tmp_path / "runs", symlinks=True)
+    monkeypatch.chdir(tmp_path)
+    run = only_run(tmp_path)
+    (run / "summary.json").write_text("{")
+    assert cli.main(["runs"]) == 0
+    assert "stopped" in capsys.readouterr().out
+    for text in ("a: [1", "", "sed: 1\n", "agent:\n  gamma: 7\n"):
+        (run / "config.yaml").write_text(text)
+        assert cli.main(["runs", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["status"] == "damaged"
+        assert cli.main(["runs"]) == 0
+        assert "damaged" in capsys.readouterr().out
+        for verb in (["eval", "latest"], ["replay", "latest"], ["train", "resume=latest"]):
+            assert cli.main(verb) == 2
+            assert "config.yaml: " in capsys.readouterr().err
+    (run / "config.yaml").unlink()
+    assert cli.main(["eval", "latest"]) == 2
+    assert "config.yaml" in capsys.readouterr().err
+
+
 def test_a_missing_run_or_checkpoint_is_a_usage_error(trained, capsys, monkeypatch):
     monkeypatch.chdir(trained)
     assert cli.main(["eval", "runs/nothing"]) == 2
@@ -163,6 +246,15 @@ def test_a_grid_runs_every_combination(tmp_path):
     rows = json.loads(rlsys("runs", "--json", cwd=tmp_path).stdout)
     assert sorted(row["seed"] for row in rows) == [1, 1, 2, 2]
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+def test_a_grid_goes_on_after_a_run_that_fails(tmp_path):
+    small = ["env=pendulum", "num_envs=8", "total_timesteps=256", "eval_episodes=2", "test_episodes=2", "replay=false"]
+    done = rlsys("train", "-m", *small, "agent=dqn,ppo", "--quiet", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    rows = json.loads(rlsys("runs", "--json", cwd=tmp_path).stdout)
+    assert [(row["agent"], row["status"]) for row in rows] == [("ppo", "finished")]
 
 
 def test_cfg_prints_the_composed_config(tmp_path):

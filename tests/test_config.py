@@ -26,7 +26,7 @@ def test_a_saved_config_is_loaded_as_it_was(tmp_path):
         resume=None,
         total_timesteps=12,
     )
-    config.save(cfg, tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text(config.to_yaml(cfg))
     assert config.load(tmp_path / "config.yaml") == cfg
     changed = config.load(tmp_path / "config.yaml", {"agent.learning_rate": 0.5, "total_timesteps": 99})
     assert changed.agent.learning_rate == 0.5
@@ -57,7 +57,7 @@ def test_every_default_is_inside_its_own_range(schema):
         ({"agent": {"hidden": 64}}, ["agent.hidden=64", "must be a list"]),
         ({"agent": {"activation": "tahn"}}, ["agent.activation='tahn'", "Did you mean 'tanh'"]),
         ({"agent": {"normalize_advantage": "yes"}}, ["agent.normalize_advantage='yes'", "true or false"]),
-        ({"num_envs": 0}, ["num_envs=0", "at least 1"]),
+        ({"num_envs": 0}, ["num_envs=0", "between 1 and 1048576"]),
         ({"seed": -1}, ["seed=-1", "between 0"]),
         ({"device": "gpu"}, ["device='gpu'", "auto, cpu, cuda"]),
         ({"run_dir": 3}, ["run_dir=3", "must be a string"]),

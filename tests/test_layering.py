@@ -11,6 +11,8 @@ FILES = sorted([*(ROOT / "envs").rglob("*.py"), *(ROOT / "rlsys").rglob("*.py")]
 # Level of each module of rlsys: it may import those of its own level and below, at the top of the file.
 LEVELS = {
     "rlsys": 0,
+    "rlsys.mlp_kernels": 1,
+    "rlsys.native": 1,
     "rlsys.networks": 1,
     "rlsys.policy": 1,
     "rlsys.returns": 1,
@@ -23,6 +25,7 @@ LEVELS = {
     "rlsys.folder": 2,
     "rlsys.agents": 3,
     "rlsys.agents.ppo": 3,
+    "rlsys.agents.ppo_rules": 3,
     "rlsys.agents.dqn": 3,
     "rlsys.agents.sb3": 3,
     "rlsys.evaluate": 3,
@@ -93,7 +96,8 @@ def test_packages_with_one_door_are_used_at_that_door_only(path):
 
 def test_only_torchenv_joins_arrays_of_the_engine_and_tensors():
     both = {module_name(path) for path in FILES if {"torch"} <= packages(path) and "envs" in packages(path)}
-    assert both <= {"rlsys.torchenv", "rlsys.replay"}  # replay takes only the canvas's ansi
+    # replay takes only the canvas's ansi, native only the compiler of kernels
+    assert both <= {"rlsys.torchenv", "rlsys.replay", "rlsys.native"}
 
 
 def test_nothing_calls_instantiate_eval_or_torch_load():

@@ -341,6 +341,14 @@ def test_the_live_line_has_steps_speed_reward_and_time_left_on_one_line(clock):
     )
 
 
+def test_a_narrow_terminal_has_no_room_for_the_bar():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with Progress(10, label="run", console=console) as progress:
+        progress.update(10)
+    assert "━" not in console.file.getvalue()
+    assert "10/10" in console.file.getvalue()
+
+
 def test_a_real_terminal_gets_the_live_line():
     program = "from rlsys.log import Progress\nwith Progress(10, label='run') as p: p.update(10)"
     main, terminal = pty.openpty()
@@ -348,6 +356,11 @@ def test_a_real_terminal_gets_the_live_line():
     os.close(terminal)
     assert b"10/10" in os.read(main, 65536)
     os.close(main)
+
+
+def test_a_line_whose_step_is_no_number_is_passed_over(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": "x"}\n{"step": 3, "eval/episodes": 1}\n')
+    assert [point["step"] for point in read_metrics(tmp_path)] == [3]
 
 
 def test_two_hundred_thousand_updates_cost_little(capfd):

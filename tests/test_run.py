@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,49 @@ def test_a_resumed_run_can_be_given_more_steps(tmp_path):
     assert [entry["resumed_at"] for entry in json.loads((done.folder / "provenance.json").read_text())] == [None, 1024]
 
 
+def test_a_run_given_more_steps_is_not_finished_before_they_are_done(tmp_path):
+    done = run.train(small(tmp_path), quiet=True)
+    text = (done.folder / "config.yaml").read_text().replace("total_timesteps: 1024", "total_timesteps: 4096")
+    (done.folder / "config.yaml").write_text(text)
+    assert done.status() == "stopped"
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
+    cfg = small(tmp_path)
+    whole = run.train(cfg, quiet=True)
+    killed = run.train(cfg, quiet=True)
+    reference = learned(killed.folder)
+    shutil.rmtree(killed.checkpoints)
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoints"):  # it has had some: they are lost
+        run.train(cfg, resume=killed, quiet=True)
+    (killed.folder / "summary.json").unlink()
+    run.train(cfg, resume=killed, quiet=True)
+    assert same(learned(killed.folder), reference)
+    assert metrics(killed.folder) == metrics(whole.folder)
+
+
+def test_a_world_that_cannot_be_drawn_costs_no_run(tmp_path, capsys, monkeypatch):
+    def record(*_, **__):
+        raise ValueError("no pictures")
+
+    monkeypatch.setattr(run, "record", record)
+    done = run.train(small(tmp_path, replay=True, replay_every=512))
+    assert done.status() == "finished"
+    assert "no replay: no pictures" in capsys.readouterr().out
+
+
+def test_a_signal_to_the_whole_group_lets_the_environments_processes_live_until_all_is_saved(tmp_path):
+    command = [sys.executable, "-m", "rlsys", "train", "env=gymnasium", "env.vectorization=async", "num_envs=2"]
+    command += ["agent.n_steps=16", "agent.batch_size=32", "total_timesteps=1e9", "eval_every=64", "save_every=64"]
+    command += ["eval_episodes=2", "--quiet"]
+    training = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_checkpoints(tmp_path, 1)
+    os.killpg(training.pid, signal.SIGTERM)
+    _, printed = training.communicate(timeout=60)
+    assert training.returncode == 75, printed
+    assert "Traceback" not in printed
+
+
 def test_intervals_are_environment_steps_and_the_end_is_always_due(tmp_path):
     done = run.train(small(tmp_path, total_timesteps=1100, log_every=256, eval_every=400), quiet=True)
     points = read_metrics(done.folder)
@@ -188,8 +232,8 @@ def test_dqn_runs_through_the_same_loop(tmp_path):
 
 
 def test_a_policy_that_is_not_finite_is_never_saved(tmp_path, capsys):
-    cfg = small(tmp_path, agent=PPOConfig(n_steps=16, batch_size=32, learning_rate=1e30, max_grad_norm=1e30))
-    with pytest.raises(ValueError, match=r"finite|not finite"):
+    cfg = small(tmp_path, agent=PPOConfig(n_steps=16, batch_size=32, learning_rate=float("inf")))
+    with pytest.raises(checkpoint.NonFiniteError, match="is not finite at step"):
         run.train(cfg, quiet=True)
     folder = find(cfg.run_dir)[0].folder
     assert (

@@ -1,12 +1,13 @@
 """N copies of one sim, stepped together: autoreset, truncation, statistics and levels, written once for every sim.
 
-This file is a template. `kernels.load` runs a private copy of it for each (sim, backend), with these names filled in:
-`reset, step, observe` (the sim's), `level_of, stream_key` (from rng.py), `NUM_ACTIONS` (an int for Discrete, a tuple
-for MultiDiscrete, 0 for Box actions), and `njit, njit_batch, prange` (Numba's, or plain Python's).
+This file is a template. `kernels.load` runs a copy of it for each (sim, backend, precision) with these names filled in:
+`reset, step, observe, valid` (the sim's), `level_of, stream_key` (from rng.py), `NUM_ACTIONS` (an int for Discrete, a
+tuple for MultiDiscrete, 0 for Box actions), and `njit, njit_batch, prange` (Numba's, or plain Python's). Kernels write
+where they are told and look at no shape: vector.py checks every array before it gets here.
 
 N envs. states[N] and params[1 or N] are records (params_stride is 0 or 1); obs[N, ...], reward[N], terminated[N],
 truncated[N], final_obs[N, ...], episode_return[N], episode_length[N] are written in place; of the last three, only the
-rows of envs whose episode ended.
+rows of envs whose episode ended. The envs are worked off in pieces of `chunk`, one for each thread.
 """
 
 import math
@@ -49,9 +50,8 @@ def _is_valid_multi_discrete(action):
 
 @njit
 def _is_valid_box(action):
-    flat = action.ravel()
-    for k in range(len(flat)):
-        if not math.isfinite(flat[k]):
+    for x in action.flat:
+        if not math.isfinite(x):
             return False
     return True
 
@@ -133,5 +133,15 @@ def step_batch(
 @njit_batch
 def observe_batch(states, params, params_stride, obs):
     """Write the observation of every env as it stands."""
-    for i in range(len(states)):
+    for i in prange(len(states)):
         observe(states[i], params[i * params_stride], obs[i])
+
+
+@njit_batch
+def invalid_state(states, params, params_stride):
+    """Index of an env whose state the sim must not see, or -1."""
+    invalid = -1
+    for i in prange(len(states)):
+        if not valid(states[i], params[i * params_stride]):
+            invalid = max(invalid, i)
+    return invalid

@@ -1,4 +1,4 @@
-"""The one place that says how sim code is compiled: `njit` for authors, `pure` for the debugger.
+"""The one place that says how sim code is compiled: `njit` for authors, `pure` for the debugger, `private` for the cache.
 
 `njit` is Numba's, with `error_model="numpy"`: a division by zero gives inf instead of a hidden branch and an exception,
 which is what lets LLVM vectorise. Floating-point contraction and reassociation stay off, so results are reproducible.
@@ -14,37 +14,58 @@ LIBRARIES = ("math", "numba", "numpy")  # modules whose functions are nobody's s
 njit = numba.njit(error_model="numpy", nogil=True)
 
 
-def pure(function, _memo=None):
+def pure(function, memo=None):
     """The plain-Python version of a jitted function, with every jitted function it reaches made plain too.
 
-    This is how `backend="python"` runs a sim: breakpoints work, and its answers are the compiled ones' reference.
+    This is how `backend="python"` runs a sim: breakpoints work, and its answers are the compiled ones' reference (to the
+    last bits, in float64; in float32 NumPy rounds where compiled code computes on with float64 constants).
     """
-    memo = {} if _memo is None else _memo
-    if isinstance(function, types.ModuleType) and function.__name__.split(".")[0] not in LIBRARIES:
-        return _PlainModule(function, memo)
-    if not isinstance(function, Dispatcher):
-        return function
-    if function not in memo:
-        source = function.py_func
+    return _rebuilt(function, lambda plain, original: plain, {} if memo is None else memo)
+
+
+def private(function, tag, memo):
+    """A copy of a jitted function, and of every one it reaches, whose machine code is named after `tag`.
+
+    Numba names machine code after the function, the types of its arguments, and how many functions (and, for a record,
+    types) this process had seen before. Two processes count alike: of what both left in a cache, a third one that loads
+    it would take the one for the other.
+    """
+
+    def compiled(plain, original):
+        plain.__qualname__ = f"{tag}.{len(memo)}.{plain.__qualname__}"
+        return numba.jit(**original.targetoptions)(plain)
+
+    return _rebuilt(function, compiled, memo)
+
+
+def _rebuilt(value, finish, memo):
+    """If `value` is a jitted function, finish(its copy in plain Python, itself), and so for all that the copy reaches."""
+    if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] not in LIBRARIES:
+        return _RebuiltModule(value, finish, memo)
+    if not isinstance(value, Dispatcher):
+        return value
+    if value not in memo:
+        source = value.py_func
         code, scope = source.__code__, dict(source.__globals__)
         cells = tuple(types.CellType() for _ in code.co_freevars)
         plain = types.FunctionType(code, scope, source.__name__, source.__defaults__, cells)
-        memo[function] = plain  # before the recursion: functions may refer to each other
+        memo[value] = finish(plain, value)  # before the recursion: functions may refer to each other
         for cell, outer in zip(cells, source.__closure__ or (), strict=True):
-            cell.cell_contents = pure(outer.cell_contents, memo)
-        for name in names_used(code) & scope.keys():
-            scope[name] = pure(scope[name], memo)
-    return memo[function]
+            cell.cell_contents = _rebuilt(outer.cell_contents, finish, memo)
+        for name in sorted(names_used(code) & scope.keys()):
+            scope[name] = _rebuilt(scope[name], finish, memo)
+    return memo[value]
 
 
-class _PlainModule:
-    """A module whose jitted functions are plain."""
+class _RebuiltModule(types.ModuleType):
+    """A module whose jitted functions are rebuilt as they are asked for."""
 
-    def __init__(self, module, memo):
-        self._module, self._memo = module, memo
+    def __init__(self, module, finish, memo):
+        super().__init__(module.__name__)
+        self._get = lambda name: _rebuilt(getattr(module, name), finish, memo)
 
     def __getattr__(self, name):
-        return pure(getattr(self._module, name), self._memo)
+        return self._get(name)
 
 
 def names_used(code):

@@ -1,12 +1,13 @@
 """Compile a Sim into batched kernels, and find them again in the next process.
 
 Numba keeps compiled code beside the source file it came from, keyed by that one file and the argument types; it sees no
-edit in a *called* file, and a kernel built as a closure is never found again. So each (sim, backend) gets its own copy
-of `batch.py`, in a folder named after a hash of everything that can change its machine code: the engine, every function
-the sim reaches, and every constant those mention. Edit any of them and the folder, hence the kernel, is a new one.
+edit in a *called* file, and a kernel built as a closure is never found again. So each (sim, backend, precision) gets its
+own copy of `batch.py`, and of the functions that it calls (`jit.private`), in a folder named after a hash of everything
+that can change its machine code: the engine, every function the sim reaches, and every constant those mention. Edit any
+of them and the folder, hence the kernel, is a new one.
 
 The folder is in `$RLSYS_CACHE`, or else `~/.cache/rlsys/kernels`; only its owner may write there, since compiled code
-is code. Where no folder can be written, kernels are compiled afresh in each process.
+is code. Where no folder can be written, kernels are compiled afresh in each process; so is one whose file is damaged.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import tempfile
 import types
 import warnings
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,37 +28,63 @@ from typing import Any
 import gymnasium
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 
 from envs.engine import rng
-from envs.engine.jit import LIBRARIES, names_used, njit, pure
+from envs.engine.jit import LIBRARIES, names_used, private, pure
 from envs.engine.sim import ENGINE_FIELDS, Sim
 
 BACKENDS = ("python", "serial", "parallel")
+NUMBA_CONFIG = vars(numba.config)  # $NUMBA_...
+JIT_DISABLED = bool(NUMBA_CONFIG["DISABLE_JIT"])
 BATCH = Path(__file__).with_name("batch.py")
+COMPILER = (Path(__file__), Path(__file__).with_name("jit.py"))
 
 
 @cache
-def load(sim: Sim, backend: str) -> types.ModuleType:
-    """The kernels of `sim`, a module with `reset_batch`, `step_batch` and `observe_batch` (see batch.py).
+def load(sim: Sim, backend: str, precision: str) -> types.ModuleType:
+    """The kernels of `sim`, a module with `reset_batch`, `step_batch`, `observe_batch`, `invalid_state` (see batch.py).
 
     backend: "python" (not compiled: slow, but a debugger works), "serial" (one core) or "parallel" (all cores).
     """
-    functions = {"reset": sim.reset, "step": sim.step, "observe": sim.observe}
-    functions |= {"level_of": rng.level_of, "stream_key": rng.stream_key}
-    names: dict[str, Any] = {"NUM_ACTIONS": _num_actions(sim.action_space)}
+    names: dict[str, Any] = {"reset": sim.reset, "step": sim.step, "observe": sim.observe, "valid": sim.valid}
+    names |= {"level_of": rng.level_of, "stream_key": rng.stream_key, "NUM_ACTIONS": _num_actions(sim.action_space)}
+    shape = (sim.state.dtype(precision, ENGINE_FIELDS).descr, sim.params.dtype(precision).descr)
+    return fill_in(BATCH, names, backend, sim.name.lower(), shape)
 
-    if backend == "python" or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
-        memo: dict = {}
-        names |= {name: pure(function, memo) for name, function in functions.items()}
-        names |= {"njit": lambda f: f, "njit_batch": lambda f: f, "prange": range}
-        return _run(BATCH, names)
+
+def fill_in(
+    template: Path, names: dict[str, Any], backend: str, title: str, shape: object = "", **options: bool
+) -> types.ModuleType:
+    """The file `template` as a module in which `names`, and `njit`, `njit_batch` and `prange`, are defined.
+
+    title: names the cache folder. shape: what else, beside the code that `names` reach, the machine code depends on.
+    options: for the template's own functions, such as fastmath.
+    """
+    memo: dict = {}
+    if backend == "python" or JIT_DISABLED:
+        plain = {name: pure(value, memo) for name, value in names.items()}
+        return _run(template, {**plain, "njit": lambda f: f, "njit_batch": lambda f: f, "prange": range})
 
     parallel = backend == "parallel"
-    source = _private_copy(sim, backend, {**functions, **names})
-    njit_batch = numba.njit(error_model="numpy", nogil=True, parallel=parallel, cache=source != BATCH)
-    names |= {**functions, "njit": njit, "njit_batch": njit_batch, "prange": numba.prange if parallel else range}
-    return _run(source, names)
+    folder = f"{title}-{backend}-{fingerprint(template, names, (shape, sorted(options.items())))}"
+    source = _private_copy(template, folder)
+    names = {name: private(value, folder, memo) for name, value in names.items()}
+    plain_njit = numba.njit(error_model="numpy", nogil=True, **options)  # type: ignore[call-overload]
+    compiled = numba.njit(error_model="numpy", nogil=True, parallel=parallel, **options)  # type: ignore[call-overload]
+
+    def njit_batch(function):
+        kernel = compiled(function)
+        if source != template:
+            try:
+                kernel._cache = _Cache(function)  # as `cache=True` does, with Numba's own
+            except RuntimeError as error:  # there is no folder that can be written
+                warnings.warn(f"kernels of {title} are not cached: {error}", stacklevel=2)
+        return kernel
+
+    prange = numba.prange if parallel else range
+    return _run(source, {**names, "njit": plain_njit, "njit_batch": njit_batch, "prange": prange})
 
 
 def _num_actions(space: gymnasium.Space) -> int | tuple[int, ...]:
@@ -84,23 +112,43 @@ def cache_folder() -> Path:
     return Path(os.environ.get("RLSYS_CACHE") or default)
 
 
-def _private_copy(sim: Sim, backend: str, reached: dict[str, Any]) -> Path:
-    """A copy of batch.py in a folder of its own; batch.py itself (which is not cached) if none can be written."""
-    folder = cache_folder() / f"{sim.name.lower()}-{backend}-{fingerprint(sim, reached)}"
-    copy = folder / "batch.py"
-    if copy.exists():
-        return copy
+class _Cache(FunctionCache):
+    """Numba's cache on disk, but what is wrong with a file costs a compilation, not the run."""
+
+    def load_overload(self, sig, target_context):
+        try:
+            found = super().load_overload(sig, target_context)
+        except Exception:  # unpickling a damaged file raises anything
+            with suppress(OSError):
+                self.flush()
+            return None
+        # Two processes that save two signatures at the same moment may give both files the same name.
+        return found if found is not None and found.signature.args == sig else None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            warnings.warn(f"{self._name} is not cached: {error}", stacklevel=2)
+
+
+def _private_copy(template: Path, name: str) -> Path:
+    """A copy of `template` in a cache folder `name`; `template` itself (which is not cached) if none can be written."""
+    text, folder = template.read_bytes(), cache_folder() / name
+    copy = folder / template.name
     try:
         _make_private(cache_folder())
+        if copy.exists() and copy.read_bytes() == text:
+            return copy
         folder.mkdir(exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
-            file.write(BATCH.read_text())
-        os.replace(file.name, copy)  # another process may do the same at the same time: either copy will do
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+            file.write(text)
+        os.utime(file.name, (0, 0))  # Numba goes by the date: the same one, whichever process writes the copy last
+        os.replace(file.name, copy)
     except OSError as error:
-        warnings.warn(
-            f"kernels of {sim.name} are not cached: {error}. Set RLSYS_CACHE to a writable folder.", stacklevel=2
-        )
-        return BATCH
+        message = f"kernels of {name} are not cached: {error}. Set RLSYS_CACHE to a writable folder."
+        warnings.warn(message, stacklevel=2)
+        return template
     return copy
 
 
@@ -112,38 +160,47 @@ def _make_private(folder: Path) -> None:
         raise PermissionError(f"{folder} can be written by others")
 
 
-def fingerprint(sim: Sim, reached: dict[str, Any]) -> str:
-    """A hash of all that decides the machine code of `sim`'s kernels (but the processor, which Numba's key has)."""
+def fingerprint(template: Path, reached: dict[str, Any], shape: object = "") -> str:
+    """A hash of all that decides the machine code of a kernel (but the processor, which Numba's own key has)."""
     digest = hashlib.sha256()
     versions = (platform.python_version(), numba.__version__, np.__version__)
-    engine = (BATCH.read_text(), Path(__file__).read_text(), sorted(ENGINE_FIELDS.items()))
-    for part in (*versions, *engine, sim.id, sorted(sim.state.spec.items()), sorted(sim.params.spec.items())):
+    switches = tuple(NUMBA_CONFIG[name] for name in ("BOUNDSCHECK", "OPT", "DEBUGINFO_DEFAULT"))
+    for part in (*versions, *switches, *(path.read_text() for path in (template, *COMPILER)), shape):
         digest.update(repr(part).encode())
-    seen: set[int] = set()
+    seen: set[Any] = set()
     for name in sorted(reached):
         _feed(digest, name, reached[name], seen)
     return digest.hexdigest()[:16]
 
 
-def _feed(digest, name: str, value: Any, seen: set[int], used: AbstractSet[str] = frozenset()) -> None:
+def _feed(digest, name: str, value: Any, seen: set[Any], used: AbstractSet[str] = frozenset()) -> None:
     """Feed a constant's value; or a function's code and all it mentions; or the members of a module that are `used`."""
     digest.update(name.encode())
     if isinstance(value, np.ndarray):
         digest.update(str(value.dtype).encode() + repr(value.shape).encode() + value.tobytes())
-    elif isinstance(value, bool | int | float | str | bytes | tuple | np.generic):
+    elif isinstance(value, tuple | list):
+        for k, part in enumerate(value):
+            _feed(digest, f"{name}[{k}]", part, seen)
+    elif isinstance(value, bool | int | float | complex | str | bytes | np.generic | np.dtype | numba.types.Type):
         digest.update(repr(value).encode())
+    elif isinstance(value, type):  # a number type, or an Enum with its members
+        digest.update(repr((value, getattr(value, "__members__", None))).encode())
     elif isinstance(value, Dispatcher) or inspect.isfunction(value):
         if id(value) in seen:
             return
         seen.add(id(value))
         function: Any = getattr(value, "py_func", value)
         _feed_code(digest, function.__code__)
-        digest.update(repr((function.__defaults__, getattr(value, "targetoptions", None))).encode())
+        digest.update(repr(getattr(value, "targetoptions", None)).encode())
+        _feed(digest, "defaults", function.__defaults__ or (), seen)
         scope = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
-        mentioned = names_used(function.__code__)
+        mentioned = frozenset(names_used(function.__code__))
         for other in sorted(mentioned & scope.keys()):
             _feed(digest, other, scope[other], seen, mentioned)
     elif isinstance(value, types.ModuleType) and value.__name__.split(".")[0] not in LIBRARIES:
+        if (id(value), used) in seen:  # modules may import each other
+            return
+        seen.add((id(value), used))
         for member in sorted(used & vars(value).keys()):
             _feed(digest, member, vars(value)[member], seen, used)
 

@@ -1,4 +1,4 @@
-"""What a user writes: a `Sim` is a state record, a parameter record and four plain functions.
+"""What a user writes: a `Sim` is a state record, a parameter record and a few plain functions.
 
     State  = state_dtype(x="real", x_dot="real", board=("i1", (12, 12)))
     Params = params(gravity=9.8, mass=1.0)
@@ -10,6 +10,8 @@
     @njit
     def observe(s, p, obs): ...                 # write the observation of s into the array obs
     def draw(s, p, canvas): ...                 # optional, CPU only
+    @njit
+    def valid(s, p): ...                        # optional, see Sim.valid
 
     SIM = Sim(name="CartPole", version=0, state=State, params=Params, reset=reset, ...)
 
@@ -37,6 +39,7 @@ ENGINE_FIELDS = {
     "ended": "u1",  # the last step ended the episode (NEXT_STEP autoreset only)
 }
 REAL = {"float32": "f4", "float64": "f8"}
+LARGEST = np.finfo(np.float32).max
 
 # Level ids of the three splits: disjoint by construction.
 SPLITS = {"train": (0, 2**30), "validation": (2**30, 2**29), "test": (2**30 + 2**29, 2**29)}
@@ -47,6 +50,11 @@ class Fields:
     """The fields of a record whose floating-point width (`"real"`) is chosen when an env is made."""
 
     spec: Mapping[str, Any]
+
+    def __post_init__(self):
+        for name in self.spec:
+            if hasattr(np.record, name):  # where Python would take it for the record's own
+                raise ValueError(f"field {name!r} is an attribute of NumPy's records; choose another name.")
 
     def dtype(self, precision: str, extra: Mapping[str, str] = {}) -> np.dtype:
         """The NumPy record dtype at `precision` ("float32" or "float64")."""
@@ -66,18 +74,26 @@ class Params(Fields):
     defaults: Mapping[str, float | int]
 
     def check(self, overrides: Mapping[str, Any]) -> None:
-        """Raise `ValueError` for an override that names no parameter or is not a number or [low, high] range."""
+        """Raise `ValueError` for an override that names no parameter, or does not fit it.
+
+        A real parameter takes numbers that float32 can hold, an integer one integers; either one, a [low, high] range
+        as a list or tuple, or an array.
+        """
         for name, value in overrides.items():
             if name not in self.defaults:
-                near = get_close_matches(name, self.defaults, n=1)
+                near = get_close_matches(str(name), self.defaults, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"params has no {name!r}.{hint} Parameters: {', '.join(self.defaults) or 'none'}.")
             try:
-                array = np.asarray(value, np.float64)
-            except (TypeError, ValueError):
-                array = np.array(np.nan)
-            if array.size == 0 or not np.isfinite(array).all():
-                raise ValueError(f"params.{name}={value!r} is not a finite number, a [low, high] range or an array.")
+                array = np.asarray(value)
+            except ValueError:  # lists of unequal length
+                array = np.array(None)
+            if self.spec[name] == "real":
+                wanted, fits = "a finite number", array.dtype.kind in "iuf" and bool((abs(array) <= LARGEST).all())
+            else:
+                wanted, fits = "an integer", np.can_cast(array.dtype, np.int64)
+            if array.size == 0 or not fits:
+                raise ValueError(f"params.{name}={value!r} is not {wanted}, a [low, high] range or an array of them.")
             if isinstance(value, list | tuple) and (array.shape != (2,) or array[0] > array[1]):
                 raise ValueError(f"params.{name}={value!r} is not a range [low, high] with low <= high.")
 
@@ -98,7 +114,12 @@ def params(**defaults: float | int) -> Params:
 
 @dataclass(frozen=True, eq=False)
 class Sim:
-    """A simulator: everything the engine needs to run N copies of a world. See this module's docstring."""
+    """A simulator: everything the engine needs to run N copies of a world. See this module's docstring.
+
+    valid: for a sim that looks up arrays by numbers in its state: whether `s` is a state that its functions lead to, or
+        can at least start from. Compiled code does not look where it reads and writes, so whoever restores a damaged
+        snapshot, or sets a state by hand, is stopped here.
+    """
 
     name: str
     version: int
@@ -112,6 +133,7 @@ class Sim:
     max_episode_steps: int
     draw: Callable[..., None] | None = None
     reward_threshold: float | None = None
+    valid: Callable[..., bool] | None = None
     levels: bool = False  # episodes differ by `s.level`
     frame_rate: int = 30  # frames a second of a replay in real time
 
@@ -125,8 +147,13 @@ class Sim:
             raise ValueError(
                 f"{self.name}: action_space must be Discrete, MultiDiscrete or Box, not {self.action_space}."
             )
-        if isinstance(self.action_space, spaces.Discrete) and self.action_space.start != 0:
-            raise ValueError(f"{self.name}: a Discrete action_space must start at 0.")
+        if np.any(getattr(self.action_space, "start", 0)):
+            raise ValueError(f"{self.name}: action_space {self.action_space} must start at 0.")
+        if isinstance(self.action_space, spaces.MultiDiscrete) and len(self.action_space.shape) != 1:
+            raise ValueError(f"{self.name}: action_space {self.action_space} must have one dimension.")
+        for space in (self.observation_space, self.action_space):
+            if isinstance(space, spaces.Box) and not space.shape:
+                raise ValueError(f"{self.name}: {space} must have a dimension, as with shape=(1,).")
         if self.max_episode_steps < 1:
             raise ValueError(f"{self.name}: max_episode_steps={self.max_episode_steps} must be at least 1.")
 

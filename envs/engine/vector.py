@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from envs.engine import kernels, rng
 from envs.engine.canvas import Canvas
+from envs.engine.jit import pure
 from envs.engine.sim import ENGINE_FIELDS, REAL, SPLITS, Sim
 from envs.registration import get_sim
 
 PARALLEL_FROM = 8192  # envs; below this, waking threads costs more than they save
 SPLIT_SALT = {"train": 0, "validation": 1, "test": 2}
 BACKENDS = ("auto", *kernels.BACKENDS)
+INT32_MAX = 2**31 - 1
+stream_key = pure(rng.stream_key)  # called once: not worth compiling
 
 
 class Transition(NamedTuple):
@@ -41,7 +44,7 @@ class SimVectorEnv(VectorEnv):
 
     seed: of the random streams; None draws one from the operating system.
     params: overrides by name. A number holds for all envs; a `[low, high]` list is drawn uniformly, once per env and
-        seed (domain randomisation); an array of shape (N,) gives each env its own value.
+        seed (domain randomisation; of integers, both ends may come); an array of shape (N,) gives each env its own value.
     split: "train", "validation" or "test". The three have disjoint level ids and unrelated random streams.
     num_levels: how many of the split's levels to use; 0 means all. Only for sims with levels.
     backend: "serial", "parallel", "python" (see `kernels.load`), or "auto": parallel from 8192 envs on.
@@ -76,18 +79,18 @@ class SimVectorEnv(VectorEnv):
         _one_of("backend", backend, BACKENDS)
         _one_of("precision", precision, REAL)
         _one_of("render_mode", render_mode, (None, "rgb_array"))
-        if num_envs < 1:
-            raise ValueError(f"num_envs={num_envs} must be at least 1.")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1.")
+        num_envs = _integer("num_envs", num_envs, 1, INT32_MAX)
+        if max_episode_steps is not None:
+            max_episode_steps = _integer("max_episode_steps", max_episode_steps, 1, INT32_MAX)
         first_level, all_levels = SPLITS[split]
         if num_levels and not sim.levels:
             raise ValueError(f"num_levels={num_levels}: {sim.name} has no levels.")
-        if not 0 <= num_levels <= all_levels:
-            raise ValueError(f"num_levels={num_levels} must be between 0 and {all_levels}.")
+        num_levels = _integer("num_levels", num_levels, 0, all_levels)
         sim.params.check(params or {})
 
-        if backend == "auto":
+        if kernels.JIT_DISABLED:
+            backend = "python"
+        elif backend == "auto":
             backend = "parallel" if num_envs >= PARALLEL_FROM and numba.get_num_threads() > 1 else "serial"
         self.sim, self.num_envs, self.render_mode = sim, num_envs, render_mode
         self.backend, self.precision, self.split, self.copy = backend, precision, split, copy
@@ -102,11 +105,12 @@ class SimVectorEnv(VectorEnv):
         self._overrides = dict(params or {})
         per_env = any(np.ndim(value) > 0 for value in self._overrides.values())
         self._params = np.zeros(num_envs if per_env else 1, sim.params.dtype(precision))
+        self._stride = int(per_env and num_envs > 1)
         self._levels = (first_level, (num_levels or all_levels) if sim.levels else 0)
         threads = numba.get_num_threads() if backend == "parallel" else 1
         self._chunk = max(1, -(-num_envs // threads))
         self._next_step = mode is AutoresetMode.NEXT_STEP
-        self._kernels = kernels.load(sim, backend)
+        self._kernels = kernels.load(sim, backend, precision)
         self._out = self.arrays()
         self.valid: NDArray | None = None
         self._discrete = not isinstance(sim.action_space, gymnasium.spaces.Box)
@@ -125,14 +129,12 @@ class SimVectorEnv(VectorEnv):
         options = options or {}
         if unknown := set(options) - {"reset_mask", "level"}:
             raise ValueError(f"reset options {sorted(unknown)} are unknown. Known: reset_mask, level.")
-        mask = np.ones(self.num_envs, bool)
-        if options.get("reset_mask") is not None:
-            mask[:] = np.asarray(options["reset_mask"], bool)
+        mask, levels = self._reset_mask(options.get("reset_mask")), self._forced_levels(options.get("level"))
         if seed is not None:
             self._seed_episode_streams(seed)
-        self._run(
-            self._kernels.reset_batch, self._forced_levels(options.get("level")), mask, self._out.obs, self._chunk
-        )
+        self._run(self._kernels.reset_batch, levels, mask, self._out.obs, self._chunk)
+        if not mask.all():
+            self.observe()  # the last step may have written its observations elsewhere
         return self._returned(self._out.obs), {}
 
     def step(self, actions: NDArray, out: Transition | None = None):
@@ -146,7 +148,7 @@ class SimVectorEnv(VectorEnv):
         done = self.advance(actions, out)
         info: dict[str, Any] = {}
         if done is not None:
-            episode = {"r": out.episode_return * done, "l": out.episode_length * done}
+            episode = {"r": np.where(done, out.episode_return, 0.0), "l": np.where(done, out.episode_length, 0)}
             info = {"episode": episode, "_episode": done}
             if not self._next_step:
                 info |= {"final_obs": self._returned(out.final_obs), "_final_obs": done}
@@ -165,6 +167,8 @@ class SimVectorEnv(VectorEnv):
         Sets `valid`, the mask (N,) of rows that are experience: all (None), but for the resets of NextStep.
         """
         actions = self._checked(actions)
+        if out is not self._out:
+            self._check_out(out)
         if self._next_step:
             self.valid = self._states["ended"] == 0
         ended = self._run(self._kernels.step_batch, self.max_episode_steps, self._next_step, actions, *out, self._chunk)
@@ -192,7 +196,7 @@ class SimVectorEnv(VectorEnv):
 
     @property
     def state(self) -> NDArray:
-        """The live state records (N,): `env.state["theta"][3] = 0.1`. Call `observe` afterwards."""
+        """The live state records (N,): `env.state["theta"][3] = 0.1`. Call `observe` afterwards, which checks them."""
         return self._states
 
     @property
@@ -201,14 +205,11 @@ class SimVectorEnv(VectorEnv):
         return self._params
 
     def observe(self, out: NDArray | None = None) -> NDArray:
-        """The observations (N, ...) of the state as it stands."""
+        """The observations (N, ...) of the state as it stands. ValueError if the sim calls a state invalid."""
         obs = self._out.obs if out is None else out
-        stride = int(len(self._params) > 1)
-        if self.backend == "python":
-            with np.errstate(over="ignore"):
-                self._kernels.observe_batch(self._states.view(np.recarray), self._params.view(np.recarray), stride, obs)
-        else:
-            self._kernels.observe_batch(self._states, self._params, stride, obs)
+        _check_array("out", obs, self._out.obs)
+        self._check_states(self._states, self._params)
+        self._call(self._kernels.observe_batch, self._states, self._params, self._stride, obs)
         return obs
 
     def get_state(self) -> dict[str, NDArray]:
@@ -222,15 +223,18 @@ class SimVectorEnv(VectorEnv):
     def set_state(self, state: dict[str, NDArray], obs: NDArray | None = None) -> None:
         """Restore what `get_state` returned, from an env of the same sim, number of envs, precision and parameters.
 
-        obs (N, ...), if given, is filled with the observations.
+        obs (N, ...), if given, is filled with the observations. ValueError, and nothing changes, if the snapshot is of
+        another env or the sim calls a state invalid.
         """
+        theirs = {}
         for name, mine in (("states", self._states), ("params", self._params)):
-            theirs = np.asarray(state[name], np.uint8).reshape(-1)
-            if theirs.nbytes != mine.nbytes:
+            theirs[name] = np.array(state[name], np.uint8).reshape(-1)
+            if theirs[name].nbytes != mine.nbytes:
                 raise ValueError(
-                    f"{name}: snapshot has {theirs.nbytes} bytes, this env {mine.nbytes}; it is of another env."
+                    f"{name}: snapshot has {theirs[name].nbytes} bytes, this env {mine.nbytes}; it is of another env."
                 )
-            mine.view(np.uint8)[:] = theirs
+        self._check_states(theirs["states"].view(self._states.dtype), theirs["params"].view(self._params.dtype))
+        self._states.view(np.uint8)[:], self._params.view(np.uint8)[:] = theirs["states"], theirs["params"]
         self._seed = np.asarray(state["seed"], np.int64).reshape(-1).view(np.uint64)[0]
         self.observe(obs)
 
@@ -239,59 +243,74 @@ class SimVectorEnv(VectorEnv):
         if self.sim.draw is None:
             raise ValueError(f"{self.sim.name} has no draw function, so it cannot be rendered.")
         canvas = Canvas(size, size)
-        params = self._params.view(np.recarray)[i * int(len(self._params) > 1)]
+        params = self._params.view(np.recarray)[i * self._stride]
         self.sim.draw(self._states.view(np.recarray)[i], params, canvas)
         return canvas.pixels()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _run(self, kernel, *arguments):
-        stride = int(len(self._params) > 1)
-        first_level, num_levels = self._levels
-        states, blank, params = self._states, self._blank, self._params
+        """Call a kernel that may begin episodes, with what all of those need first."""
+        records = (self._states, self._blank, self._params)
+        return self._call(kernel, *records, self._stride, self._seed, *self._levels, *arguments)
+
+    def _call(self, kernel, *arguments):
         if self.backend != "python":
-            return kernel(states, blank, params, stride, self._seed, first_level, num_levels, *arguments)
-        records = (array.view(np.recarray) for array in (states, blank, params))
+            return kernel(*arguments)
+        plain = [a.view(np.recarray) if getattr(a, "dtype", None) and a.dtype.names else a for a in arguments]
         with np.errstate(over="ignore"):  # NumPy warns where unsigned integers wrap around, as they should
-            return kernel(*records, stride, self._seed, first_level, num_levels, *arguments)
+            return kernel(*plain)
 
     def _seed_episode_streams(self, seed: int | None) -> None:
         """Seed the streams, so that the next episode of each env is its first, and draw the randomised parameters."""
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
-        self.seed = seed = operator.index(seed)
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed={seed} must be between 0 and 2^63 - 1.")
+        self.seed = seed = _integer("seed", seed, 0, 2**63 - 1)
         with np.errstate(over="ignore"):
-            self._seed = np.uint64(rng.stream_key(np.uint64(seed), np.uint64(SPLIT_SALT[self.split]), np.uint64(0)))
+            self._seed = stream_key(np.uint64(seed), np.uint64(SPLIT_SALT[self.split]), np.uint64(0))
         self._blank["episode"] = -1
         self._states[:] = self._blank
         for k, (name, default) in enumerate(self.sim.params.defaults.items()):
             value = self._overrides.get(name, default)
             if isinstance(value, list | tuple):
-                draws = np.random.Generator(np.random.Philox(key=[int(self._seed), k]))
-                value = value[0] + (value[1] - value[0]) * draws.random(self.num_envs)
+                random = np.random.Generator(np.random.Philox(key=[int(self._seed), k]))
+                low, high = value
+                if isinstance(default, float):
+                    value = low + (high - low) * random.random(self.num_envs)
+                else:
+                    value = random.integers(low, high, self.num_envs, endpoint=True)
             elif np.ndim(value) and np.shape(value) != (self.num_envs,):
                 raise ValueError(f"params.{name} has shape {np.shape(value)}; expected a number or ({self.num_envs},).")
             self._params[name] = value
+
+    def _reset_mask(self, mask) -> NDArray:
+        if mask is None:
+            return np.ones(self.num_envs, bool)
+        array = np.array(mask)
+        if array.dtype != bool or array.shape != (self.num_envs,):
+            raise ValueError(f"options['reset_mask']={mask!r} is not a boolean for each of {self.num_envs} envs.")
+        return array
 
     def _forced_levels(self, level) -> NDArray:
         forced = np.full(self.num_envs, -1, np.int64)
         if level is not None:
             if not self.sim.levels:
                 raise ValueError(f"options['level']={level!r}: {self.sim.name} has no levels.")
-            forced[:] = np.asarray(level, np.int64)
-            if (forced < 0).any():
+            array = np.asarray(level)
+            if array.shape not in ((), forced.shape) or not np.can_cast(array.dtype, np.int64):
+                raise ValueError(f"options['level']={level!r} is not an integer, or one for each env.")
+            if (array < 0).any():
                 raise ValueError(f"options['level']={level!r}: level ids are not negative.")
+            forced[:] = array
         return forced
 
     def _returned(self, array: NDArray) -> NDArray:
         return array.copy() if self.copy else array
 
     def _checked(self, actions: Any) -> NDArray:
-        """`actions` as a contiguous array of the dtype and shape that the kernel takes."""
+        """`actions` as an array of the one type and shape that the kernel takes (for another it would be recompiled)."""
         if type(actions) is np.ndarray and actions.dtype == self._action_dtype and actions.shape == self._action_shape:
-            return np.ascontiguousarray(actions)
+            return actions if actions.flags.carray else actions.copy()
         array = np.asarray(actions)
         if array.shape != self._action_shape:
             raise ValueError(
@@ -303,7 +322,22 @@ class SimVectorEnv(VectorEnv):
             raise ValueError(
                 f"actions have dtype {array.dtype}; {self.sim.name} takes {wanted} ({self._action_dtype})."
             )
-        return np.ascontiguousarray(array, self._action_dtype)
+        with np.errstate(over="ignore"):  # what becomes infinite is rejected by the kernel
+            return np.array(array, self._action_dtype, order="C")
+
+    def _check_out(self, out: Transition) -> None:
+        if not isinstance(out, Transition):
+            raise ValueError(f"out is a {type(out).__name__}, not a Transition, as `arrays` makes them.")
+        for name, array, own in zip(Transition._fields, out, self._out, strict=True):
+            _check_array(name, array, own)
+
+    def _check_states(self, states: NDArray, params: NDArray) -> None:
+        """Raise ValueError if the sim must not see one of these states. Sims without `valid` take any."""
+        if self.sim.valid is None:
+            return
+        invalid = self._call(self._kernels.invalid_state, states, params, self._stride)
+        if invalid >= 0:
+            raise ValueError(f"the state of env {invalid} is not a valid state of {self.sim.name}.")
 
     def _reject(self, actions: NDArray, i: int) -> None:
         raise ValueError(f"action {actions[i]!r} of env {i} is not in {self.single_action_space}; no env was stepped.")
@@ -321,6 +355,23 @@ def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
     return offered[name]
 
 
+def _check_array(name: str, array: Any, like: NDArray) -> None:
+    """Raise ValueError unless a kernel may write into `array` as it does into `like`."""
+    same = type(array) is np.ndarray and array.dtype == like.dtype and array.shape == like.shape
+    if not (same and array.flags.carray):
+        raise ValueError(f"{name} is not a writable, C-contiguous array of {like.dtype} {like.shape}; see `arrays`.")
+
+
+def _integer(name: str, value: Any, low: int, high: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if not low <= number <= high:
+        raise ValueError(f"{name}={value!r} is not an integer from {low} to {high}.")
+    return number
+
+
 def _one_of(name: str, value: Any, allowed: Any) -> None:
-    if value not in allowed:
+    if value not in list(allowed):
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}.")

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from rlsys.native import Native
 from rlsys.policy import Policy
 from rlsys.torchenv import TorchEnv
 
@@ -30,19 +31,29 @@ class Agent(Protocol):
         """Put back what `state` returned."""
 
 
-def build(env: TorchEnv, config: Any, seed: int) -> Agent:
-    """The agent that `config` (a PPOConfig, DQNConfig, ...) describes."""
+def build(env: TorchEnv, config: Any, seed: int, *, engine: str = "auto", threads: int = 1) -> Agent:
+    """The agent that `config` (a PPOConfig, DQNConfig, ...) describes; engine and threads as in `PPO`."""
     module, name = AGENTS[config.name]
-    return getattr(importlib.import_module(module), name)(env, config, seed)
+    agent = getattr(importlib.import_module(module), name)
+    if config.name == "ppo":
+        return agent(env, config, seed, engine=engine, threads=threads)
+    if engine == "native":
+        raise ValueError(f"engine=native is made for agent=ppo, not agent={config.name}. Use engine=auto.")
+    return agent(env, config, seed)
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def optimizer_state(optimizer: torch.optim.Optimizer | Native) -> dict[str, Any]:
     """An optimiser's moments and step counts as nested dicts with string keys (its hyperparameters come from the config)."""
+    if isinstance(optimizer, Native):
+        return optimizer.state()
     return {str(index): dict(slots) for index, slots in optimizer.state_dict()["state"].items()}
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put back what `optimizer_state` returned."""
+def load_optimizer_state(optimizer: torch.optim.Optimizer | Native, state: dict[str, Any]) -> None:
+    """Put back what `optimizer_state` returned, of either kind of optimiser."""
+    if isinstance(optimizer, Native):
+        optimizer.load_state(state)
+        return
     full = optimizer.state_dict()
     full["state"] = {int(index): {name: x.clone() for name, x in slots.items()} for index, slots in state.items()}
     optimizer.load_state_dict(full)

@@ -4,19 +4,24 @@ T time (n_steps), N envs, O observation, A action, B minibatch. One iteration: c
 estimate advantages, take n_epochs passes of minibatch gradient steps on the clipped objective.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rlsys import returns
-from rlsys.agents import load_optimizer_state, optimizer_state
+from rlsys.agents import load_optimizer_state, optimizer_state, ppo_rules
 from rlsys.buffers import action_tensor
 from rlsys.config import PPOConfig
+from rlsys.native import ACTIVATIONS, Native
 from rlsys.networks import Encoder, RunningNorm, linear, mlp
 from rlsys.policy import Policy, PolicySpec
 from rlsys.torchenv import TorchEnv
+
+ADAM_EPSILON = 1e-5
 
 
 class Critic(nn.Module):
@@ -34,7 +39,8 @@ class Critic(nn.Module):
 class PPO:
     """The agent: `iterate(progress)` makes `policy` better."""
 
-    def __init__(self, env: TorchEnv, config: PPOConfig, seed: int):
+    def __init__(self, env: TorchEnv, config: PPOConfig, seed: int, *, engine: str = "torch", threads: int = 1):
+        """engine: "torch", "native" (MLPs on the CPU, compiled: see native.py), or "auto": native where it can be."""
         self.env, self.config, device = env, config, env.device
         spec = PolicySpec(
             obs=env.obs_spec,
@@ -50,7 +56,10 @@ class PPO:
             self.policy = Policy(spec).to(device)
             self.critic = Critic(self.policy.encoder, config.hidden, config.activation).to(device)
         self.parameters = [*self.policy.parameters(), *self.critic.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, eps=1e-5, fused=True)
+        self.native = self.make_native(engine, threads)
+        self.optimizer: Any = self.native or torch.optim.Adam(
+            self.parameters, lr=config.learning_rate, eps=ADAM_EPSILON, fused=True
+        )
         self.generator = torch.Generator(device).manual_seed(seed)
         self.return_norm = RunningNorm([]).to(device)
         self.return_carry = torch.zeros(env.num_envs, device=device)
@@ -84,12 +93,26 @@ class PPO:
     def collect(self) -> None:
         """Act for n_steps; fills obs, action, log_prob and rollout."""
         self.obs[0].copy_(self.env.obs)
+        noise = self.noise()
         for t, slot in enumerate(self.slots):
-            rule = self.policy.rule(self.policy.encoder(self.obs[t]))
-            self.action[t] = rule.sample(self.generator)
-            self.log_prob[t] = rule.log_prob(self.action[t])
+            self.act(self.policy.encoder(self.obs[t]), noise[t], self.action[t], self.log_prob[t])
             self.env.step(self.policy.to_env(self.action[t]), slot)
         self.steps += self.log_prob.numel()
+
+    def noise(self) -> Tensor:
+        """What decides the actions of a rollout: [T, N, A] exponential (discrete actions) or normal numbers."""
+        noise = torch.empty(*self.log_prob.shape, self.env.action_spec.size, device=self.env.device)
+        discrete = self.policy.spec.rule == "categorical"
+        return noise.exponential_(generator=self.generator) if discrete else noise.normal_(generator=self.generator)
+
+    def act(self, features: Tensor, noise: Tensor, action: Tensor, log_prob: Tensor) -> None:
+        """Fill action [N] or [N, A] and log_prob [N], given features [N, F] and noise [N, A]."""
+        if self.native:
+            self.native.pick(*(x.numpy() for x in (features, noise, action.view(len(noise), -1), log_prob)))
+            return
+        rule = self.policy.rule(features)
+        action.copy_(rule.pick(noise))
+        log_prob.copy_(rule.log_prob(action))
 
     @torch.no_grad()
     def advantages(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,6 +130,22 @@ class PPO:
         self, value: Tensor, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
     ) -> dict[str, Any]:
         """n_epochs passes over the rollout in shuffled minibatches; returns the means of the losses over all of them."""
+        logs = self.native_steps if self.native else self.torch_steps
+        means = logs(advantage, target, learning_rate, clip_range)
+        spread = (target - value).var() / target.var()
+        return {
+            **means,
+            "train/explained_variance": 1.0 - spread,
+            "train/learning_rate": learning_rate,
+            "train/clip_range": clip_range,
+            "train/n_updates": self.updates,
+            **self.std(),
+        }
+
+    def torch_steps(
+        self, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
+    ) -> dict[str, Tensor]:
+        """The gradient steps, by torch's automatic differentiation; returns the means of what `loss` logs."""
         c = self.config
         self.optimizer.param_groups[0]["lr"] = learning_rate
         obs, action, log_prob = (x.flatten(0, 1) for x in (self.obs[:-1], self.action, self.log_prob))
@@ -122,15 +161,34 @@ class PPO:
             self.optimizer.step()
             logs.append(log)
         self.updates += len(logs)
-        spread = (target - value).var() / target.var()
-        return {
-            **{name: torch.stack([log[name] for log in logs]).mean() for name in (logs[0] if logs else ())},
-            "train/explained_variance": 1.0 - spread,
-            "train/learning_rate": learning_rate,
-            "train/clip_range": clip_range,
-            "train/n_updates": self.updates,
-            **self.std(),
-        }
+        return {name: torch.stack([log[name] for log in logs]).mean() for name in (logs[0] if logs else ())}
+
+    @torch.no_grad()
+    def native_steps(
+        self, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
+    ) -> dict[str, Tensor]:
+        """The same gradient steps, in one call of a compiled kernel, with the derivatives of ppo_rules.py."""
+        c, native = self.config, self.native
+        assert native
+        samples = [self.log_prob.flatten(), advantage.flatten(), target.flatten()]
+        samples += self.action.flatten(0, 1).view(len(samples[0]), -1).float().unbind(1)
+        logs = native.fit(
+            self.policy.encoder(self.obs[:-1].flatten(0, 1)).numpy(),
+            torch.stack(samples, 1).numpy(),
+            [at.numpy() for at in self.minibatches()],
+            np.array([clip_range, c.vf_coef, c.ent_coef]),
+            learning_rate=learning_rate,
+            epsilon=ADAM_EPSILON,
+            max_grad_norm=c.max_grad_norm,
+            max_log=math.inf if c.target_kl is None else 1.5 * c.target_kl,
+        )
+        self.updates += len(logs)
+        if len(logs) == 0:
+            return {}
+        means = dict(zip((*ppo_rules.LOGS, "train/grad_norm"), torch.from_numpy(logs.mean(0)), strict=True))
+        entropy_loss, policy_loss = means["train/entropy_loss"], means["train/policy_gradient_loss"]
+        means["train/loss"] = policy_loss + c.vf_coef * means["train/value_loss"] + c.ent_coef * entropy_loss
+        return means
 
     def loss(
         self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor, clip_range: float
@@ -168,7 +226,14 @@ class PPO:
 
     def values(self, obs: Tensor) -> Tensor:
         """V of observations [T, N, *O] -> [T, N]."""
-        return self.critic(self.policy.encoder(obs.flatten(0, 1))).unflatten(0, obs.shape[:2])
+        return self.value(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
+
+    def value(self, obs: Tensor) -> Tensor:
+        """V of observations [B, *O] -> [B]."""
+        features = self.policy.encoder(obs)
+        if self.native:
+            return torch.from_numpy(self.native.evaluate(features.numpy(), (1, 2))[:, 0].copy())
+        return self.critic(features)
 
     def final_values(self, truncated: Tensor) -> Tensor:
         """V of the last observation of truncated episodes, 0 elsewhere: [T, N]."""
@@ -176,7 +241,7 @@ class PPO:
         if truncated.device.type != "cpu":  # on a device all of them: choosing would wait for it
             return self.values(self.rollout.final_obs) * truncated
         if truncated.any():
-            value[truncated] = self.critic(self.policy.encoder(self.rollout.final_obs[truncated]))
+            value[truncated] = self.value(self.rollout.final_obs[truncated])
         return value
 
     def scale_rewards(self, reward: Tensor, ended: Tensor) -> Tensor:
@@ -186,6 +251,24 @@ class PPO:
         sums, self.return_carry = returns.discounted_sums(reward, ended, self.return_carry, self.config.gamma)
         self.return_norm.update(sums)
         return (reward / (self.return_norm.var.float() + 1e-8).sqrt()).clamp(-10.0, 10.0)
+
+    def make_native(self, engine: str, threads: int) -> Native | None:
+        """The native engine over our networks' parameters, if it is wanted and can be had."""
+        policy: Any = self.policy
+        why_not = None
+        if self.env.device.type != "cpu":
+            why_not = f"the device is {self.env.device}"
+        elif self.policy.encoder.has_weights:
+            why_not = "the observations are pictures"
+        elif any(type(m) not in (nn.Linear, *ACTIVATIONS) for m in policy.body):
+            why_not = f"agent.activation={self.config.activation} has no compiled form"
+        if engine == "torch" or (engine == "auto" and why_not):
+            return None
+        if why_not:
+            raise ValueError(f"engine=native cannot be: {why_not}. Use engine=auto.")
+        head, free = (policy.head.mean, [policy.head.log_std]) if policy.spec.rule == "gaussian" else (policy.head, [])
+        networks = [[*policy.body, head], [*self.critic.body, self.critic.head]]
+        return Native(networks, free, ppo_rules.rule(policy.spec.rule, self.config.normalize_advantage), threads)
 
     def minibatches(self) -> Iterator[Tensor]:
         """Indices [B] into the flattened rollout: each epoch a new permutation of all steps that are experience."""

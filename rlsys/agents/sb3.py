@@ -31,7 +31,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from rlsys.agents import load_optimizer_state, optimizer_state
-from rlsys.config import ConfigError, SB3Config, unknown_key
+from rlsys.checkpoint import NonFiniteError
+from rlsys.config import ConfigError, SB3Config, range_text, unknown_key
 from rlsys.networks import ACTIVATIONS, Encoder, ObsSpec, VectorPart
 from rlsys.policy import Policy, PolicySpec
 from rlsys.torchenv import TorchEnv
@@ -42,6 +43,11 @@ STEPS = 512  # at least so many environment steps an iteration: one PPO rollout,
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")
 BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 PLAIN = {type(None): "null", ActionNoise: "a number", Callable: "lin_<number>"}  # what stands for an object in YAML
+
+RANGES = {  # that SB3 itself does not look at
+    **dict.fromkeys(("gamma", "gae_lambda", "tau", "exploration_fraction"), (0, 1)),
+    **dict.fromkeys(("batch_size", "n_steps", "n_epochs", "train_freq", "buffer_size"), (1, np.inf)),
+}
 
 # Arguments that are no hyperparameters: said elsewhere in a config, not plain data, or an action rule we do not have.
 RESERVED = (
@@ -124,7 +130,12 @@ class SB3:
         turn = self.on_policy_turn if isinstance(model, OnPolicyAlgorithm) else self.off_policy_turn
         with self.own_streams():
             while self.steps < until:
-                seen = turn()
+                try:
+                    seen = turn()
+                except (ValueError, RuntimeError) as error:  # SB3 stumbles over NaN, somewhere
+                    if all(parameter.isfinite().all() for parameter in self.policy.parameters()):
+                        raise
+                    raise NonFiniteError(f"the policy is not finite after {self.steps} steps: {error!s:.60}") from error
                 if self.policy.spec.normalize:
                     self.policy.encoder.update_norm(torch.as_tensor(seen, device=self.device))
         recorded = {tag: np.asarray(value).item() for tag, value in model.logger.name_to_value.items()}
@@ -332,6 +343,9 @@ def hyperparameters(algorithm: Any, given: dict[str, Any], action_size: int) -> 
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join(PLAIN.get(kind, kind.__name__) for kind in kinds)
             raise ConfigError(f"{prefix}{name}={given[name]!r} is not what SB3's {algorithm.__name__} takes: {wanted}.")
+        low, high = RANGES.get(name, (-np.inf, np.inf))
+        if isinstance(value, int | float) and not low <= value <= high:
+            raise ConfigError(f"{prefix}{name}={value!r} is out of range: it must be {range_text(low, high)}.")
         values[name] = value
     return values
 

@@ -47,7 +47,7 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("entropy is punished", ppo.PPO, "loss", "- c.ent_coef", "+ c.ent_coef", like_sb3_ppo),
     ("no vf_coef", ppo.PPO, "loss", "c.vf_coef * ", "", like_sb3_ppo),
     ("spread of advantages kept", ppo.PPO, "loss", " / (advantage.std() + 1e-8)", "", like_sb3_ppo),
-    ("gradients pile up", ppo.PPO, "update", "self.optimizer.zero_grad()", "pass", like_sb3_ppo),
+    ("gradients pile up", ppo.PPO, "torch_steps", "self.optimizer.zero_grad()", "pass", like_sb3_ppo),
     ("gradients pile up", dqn.DQN, "learn", "self.optimizer.zero_grad()", "pass", like_sb3_dqn),
     ("squared error", dqn.DQN, "loss", "F.smooth_l1_loss", "F.mse_loss", like_sb3_dqn),
     ("best action by the target network", dqn.DQN, "loss", "self.config.double", "False", double),

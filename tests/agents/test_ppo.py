@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import envs
 from rlsys.agents.ppo import PPO
 from rlsys.config import PPOConfig
 from rlsys.torchenv import TorchEnv
@@ -73,3 +74,10 @@ def test_rewards_are_divided_by_the_spread_of_the_returns_and_clipped():
     spread = ppo.return_norm.var.sqrt().float()
     torch.testing.assert_close(scaled, (reward / spread).clamp(-10, 10))
     assert ppo.return_carry.abs().sum() > 0  # the next rollout goes on from here
+
+
+def test_an_env_of_float64_precision_is_learned_from_in_float32():
+    ppo = PPO(TorchEnv(envs.make_vec("cartpole", 4, seed=0, precision="float64")), CONFIG, seed=0)
+    ppo.iterate(0.0)
+    assert ppo.rollout.reward.dtype == torch.float32
+    assert ppo.rollout.reward.eq(1.0).all()

@@ -12,6 +12,7 @@ import envs
 import envs.gym
 from rlsys import checkpoint
 from rlsys.agents.sb3 import SB3, STEPS, Worlds
+from rlsys.checkpoint import NonFiniteError
 from rlsys.config import ConfigError, SB3Config
 from rlsys.networks import Encoder
 from rlsys.policy import Policy, PolicySpec, build_policy
@@ -276,6 +277,14 @@ def test_the_same_seed_learns_the_same_and_global_random_streams_are_left_alone(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_policy_that_turns_to_nan_is_told_as_such():
+    broken = agent("PPO", sim("cartpole"), {"n_steps": 64})
+    with torch.no_grad():
+        next(broken.policy.head.parameters()).fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="the policy is not finite after"):
+        broken.iterate(0.0)
+
+
 # -- errors --------------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +304,8 @@ def test_the_same_seed_learns_the_same_and_global_random_streams_are_left_alone(
         ("PPO", "cartpole", {"learning_rate": "lin_fast"}, r"learning_rate='lin_fast' .* float or lin_<number>"),
         ("PPO", "cartpole", {"normalize_advantage": 1}, r"normalize_advantage=1 .* bool"),
         ("PPO", "cartpole", {"batch_size": 1}, r"SB3's PPO refuses them: `batch_size` must be greater than 1"),
+        ("PPO", "cartpole", {"gamma": 7}, r"gamma=7\.0 is out of range: it must be between 0 and 1"),
+        ("DQN", "cartpole", {"batch_size": -3}, r"batch_size=-3 is out of range: it must be at least 1"),
         ("PPO", "cartpole", {"learning_rate": -1.0}, r"SB3's PPO refuses them: Invalid learning rate"),
         ("PPO", "cartpole", {"policy_kwargs": {"net_arch": [8]}}, r"policy_kwargs\.net_arch is for agent\.hidden"),
         ("PPO", "cartpole", {"policy_kwargs": {"orto_init": True}}, r"refuses them: .*orto_init"),

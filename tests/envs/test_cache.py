@@ -1,16 +1,20 @@
 """Compiled kernels are found again by the next process, and never when something they were made of has changed."""
 
+import enum
 import json
 import os
 import subprocess
 import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
 
+import numba
+import numpy as np
 import pytest
 
-import envs
 from envs.engine import njit
 from envs.engine.jit import pure
-from envs.engine.kernels import fingerprint
+from envs.engine.kernels import BATCH, fingerprint
 
 WORLD = """
 import json
@@ -106,8 +110,95 @@ def test_where_no_cache_can_be_written_kernels_still_work_with_a_warning(world, 
     (tmp_path / "file").touch()
     result = world(cache="file/cache")
     assert result["x"] == 2.0
-    assert "kernels of World are not cached" in result["stderr"]
+    assert "kernels of world-serial" in result["stderr"]
     assert "RLSYS_CACHE" in result["stderr"]
+
+
+@pytest.mark.parametrize("pattern", ["*.nbc", "*.nbi", "batch.py"])
+@pytest.mark.parametrize("size", [0, 30])
+def test_a_damaged_file_of_the_cache_is_compiled_anew(world, tmp_path, pattern, size):
+    world.write("from helper import f")
+    world()
+    for file in (tmp_path / "cache").rglob(pattern):
+        os.truncate(file, size)
+    assert world()["x"] == 2.0
+    mended = world()
+    assert (mended["x"], mended["hits"]) == (2.0, 1)
+
+
+def test_processes_that_compile_at_the_same_moment_do_not_disturb_each_other(world):
+    world.write("from helper import f")
+    with ThreadPoolExecutor() as pool:
+        assert [result["x"] for result in pool.map(lambda _: world(), range(3))] == [2.0] * 3
+    assert world()["hits"] == 1
+
+
+def test_a_cache_that_others_may_write_to_is_not_used(world, tmp_path):
+    world.write("from helper import f")
+    world()
+    (tmp_path / "cache").chmod(0o777)  # a stranger's batch.py would run as ours
+    result = world()
+    assert (result["x"], result["hits"]) == (2.0, 0)
+    assert "can be written by others" in result["stderr"]
+
+
+def test_numbas_bounds_check_has_kernels_of_its_own(world, monkeypatch):
+    world.write("from helper import f")
+    world()
+    monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
+    assert (world()["hits"], world.kernels()) == (0, 2)
+
+
+TWINS = """
+import sys
+import numpy as np
+import envs
+from envs.engine import Sim, njit, params, state_dtype
+from gymnasium.spaces import Box, Discrete
+
+@njit
+def observe(s, p, obs):
+    obs[0] = s.x
+
+def twin(number):
+    @njit
+    def f(s):
+        s.x += number
+
+    @njit
+    def reset(s, p):
+        f(s)
+
+    @njit
+    def step(s, p, action):
+        f(s)
+        return s.x, False
+
+    space = Box(-np.inf, np.inf, (1,))
+    return Sim("Twin", 0, state_dtype(x="real", y="real"), params(), reset, step, observe, space, Discrete(2), 10)
+
+sims = {"1": twin(1.0), "2": twin(2.0)}
+for which in sys.argv[1:]:
+    env = envs.make_vec(sims[which[0]], 3, seed=0, precision="float" + which[1:])
+    print(env.reset()[0][2, 0], env.step(np.zeros(3, int))[1][2], end=" ")
+"""
+
+
+def test_kernels_that_different_processes_compiled_are_not_mixed_up_in_one(tmp_path):
+    # Numba tells functions and record types apart by counting them in each process; two processes count alike.
+    (tmp_path / "twins.py").write_text(TWINS)
+    variables = {**os.environ, "RLSYS_CACHE": str(tmp_path / "cache")}
+
+    def run(*which):
+        command = [sys.executable, "twins.py", *which]
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return [float(x) for x in done.stdout.split()]
+
+    for which, numbers in {"132": [1, 2], "232": [2, 4], "164": [1, 2], "264": [2, 4]}.items():
+        assert run(which) == numbers
+    assert run("132", "164", "232", "264") == [1, 2, 1, 2, 2, 4, 2, 4]
+    assert run("264", "164", "232", "132") == [2, 4, 1, 2, 2, 4, 1, 2]
 
 
 def adder(k):
@@ -128,10 +219,49 @@ def with_default(k):
 
 @pytest.mark.parametrize("make", [adder, with_default])
 def test_the_fingerprint_covers_closures_and_defaults(make):
-    sim = envs.get_sim("cartpole")
-    one, same, other = (fingerprint(sim, {"f": make(k)}) for k in (1.0, 1.0, 2.0))
+    one, same, other = (fingerprint(BATCH, {"f": make(k)}) for k in (1.0, 1.0, 2.0))
     assert one == same
     assert one != other
+
+
+def reading(constant):
+    """A function that mentions a constant, in the way that a sim mentions those of its file."""
+    scope = {"njit": njit, "CONSTANT": constant}
+    exec("@njit\ndef f(x):\n    return x + CONSTANT", scope)
+    return scope["f"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.float32, np.float64),
+        (numba.float32, numba.float64),
+        (enum.IntEnum("Move", "UP DOWN"), enum.IntEnum("Move", "DOWN UP")),
+        (((1, 2), (3, 4)), ((1, 2), (3, 5))),
+        ((np.zeros(2000),), (np.arange(2000) == 1000,)),  # too long for its repr
+        (1j, 2j),
+        ((adder(1.0),), (adder(2.0),)),
+    ],
+)
+def test_the_fingerprint_covers_every_kind_of_constant(one, other):
+    prints = [fingerprint(BATCH, {"f": reading(constant)}) for constant in (one, one, other)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_the_fingerprint_is_of_modules_that_import_each_other_too():
+    one, other = types.ModuleType("one"), types.ModuleType("other")
+    one.other, other.one, other.f = other, one, adder(1.0)
+    before = fingerprint(BATCH, {"f": mentioning(one)})
+    other.f = adder(2.0)
+    assert fingerprint(BATCH, {"f": mentioning(one)}) != before
+
+
+def mentioning(one):
+    @njit
+    def f(x):
+        return one.other.one.other.f(x)
+
+    return f
 
 
 def test_plain_python_versions_reach_into_closures():

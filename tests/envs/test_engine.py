@@ -4,6 +4,9 @@ Most traces are of `COUNTER`, a world that counts: each step adds the action (0,
 `start`; the reward is the action; the episode terminates at `goal`; the observation is the number.
 """
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numba
@@ -190,6 +193,74 @@ def test_step_writes_into_the_arrays_it_is_given():
     assert out.obs[:, 0].tolist() == out.reward.tolist() == [1, 2]
 
 
+# -- arrays that a kernel must not be given ----------------------------------------------------------------------------
+
+
+def readonly(array):
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    ("field", "array"),
+    [
+        ("obs", np.zeros((3, 1))),  # of another type
+        ("obs", np.zeros(3, np.float32)),
+        ("obs", np.zeros((3, 2), np.float32)[:, ::2]),  # with gaps
+        ("obs", readonly(np.zeros((3, 1), np.float32))),
+        ("reward", np.zeros(2, np.float32)),  # too short: a kernel would write beyond it
+        ("reward", [0.0, 0.0, 0.0]),
+        ("terminated", np.zeros(3, np.int8)),
+        ("final_obs", np.zeros((3, 1), np.float64)),
+        ("episode_length", np.zeros(3, np.int32)),
+    ],
+)
+def test_an_array_that_does_not_fit_is_named_and_no_env_moves(field, array):
+    env = envs.make_vec(COUNTER, 3, seed=0)
+    env.reset()
+    with pytest.raises(ValueError, match=f"^{field} is not a writable, C-contiguous array of"):
+        env.step(np.array([1, 1, 1]), out=env.arrays()._replace(**{field: array}))
+    assert env.state["number"].tolist() == [0, 0, 0]
+
+
+def test_arrays_of_another_env_are_refused():
+    env = envs.make_vec(COUNTER, 3, seed=0)
+    env.reset()
+    for other in (envs.make_vec(COUNTER, 2), envs.make_vec("snake", 3), envs.make_vec(COUNTER, 3, precision="float64")):
+        with pytest.raises(ValueError, match="is not a writable, C-contiguous array"):
+            env.step(np.array([1, 1, 1]), out=other.arrays())
+    with pytest.raises(ValueError, match="out is a tuple, not a Transition"):
+        env.step(np.array([1, 1, 1]), out=tuple(env.arrays()))
+    with pytest.raises(ValueError, match="out is not a writable, C-contiguous array"):
+        env.observe(np.zeros((2, 1), np.float32))
+
+
+def test_no_kind_of_action_array_compiles_the_kernel_again():
+    env = envs.make_vec(COUNTER, 3, seed=0)
+    env.reset()
+    actions = np.array([1, 1, 1, 1, 1, 1])
+    for kind in (actions[:3].copy(), readonly(actions[:3].copy()), actions[::2], actions[:3].astype(">i8")):
+        assert env.step(kind)[1].tolist() == [1, 1, 1]
+    assert len(env._kernels.step_batch.signatures) == 1
+
+
+def test_a_masked_reset_returns_every_envs_observation_also_after_steps_into_other_arrays():
+    env = envs.make_vec(COUNTER, 3, seed=0)
+    env.reset()
+    env.step(np.array([1, 2, 2]), out=env.arrays())
+    assert env.reset(options={"reset_mask": [True, False, False]})[0].tolist() == [[0], [2], [2]]
+
+
+def test_an_envs_rows_that_did_not_end_have_statistics_of_zero_whatever_was_in_the_array():
+    env = envs.make_vec(COUNTER, 2, seed=0)
+    env.reset()
+    out = env.arrays()
+    out.episode_return[:] = np.nan
+    trace(env, [2, 0], 1)
+    info = env.step(np.array([2, 0]), out=out)[4]
+    assert info["episode"]["r"].tolist() == [4, 0]
+
+
 # -- invariance --------------------------------------------------------------------------------------------------------
 
 STEPS = 60
@@ -364,6 +435,11 @@ def test_a_range_is_drawn_for_each_env_from_the_seed():
         ({"gain": [2.0, 1.0]}, r"params.gain=\[2.0, 1.0\] is not a range"),
         ({"gain": [1.0, 2.0, 3.0]}, "is not a range"),
         ({"gain": np.ones(4)}, r"params.gain has shape \(4,\); expected a number or \(3,\)"),
+        ({"gain": "3"}, "params.gain='3' is not a finite number"),
+        ({"gain": True}, "params.gain=True is not a finite number"),
+        ({"gain": 1e39}, r"params.gain=1e\+39 is not a finite number"),  # infinite in float32
+        ({"gain": [[1.0], 2.0]}, "is not a finite number"),
+        ({3: 1.0}, "params has no 3"),
     ],
 )
 def test_a_wrong_parameter_is_named(overrides, message):
@@ -371,10 +447,30 @@ def test_a_wrong_parameter_is_named(overrides, message):
         envs.make_vec(SCALE, 3, params=overrides)
 
 
+@pytest.mark.parametrize("value", [2.5, 2.0, [0.0, 1.0], np.array([1.0, 2.0]), 2**63, "2"])
+def test_an_integer_parameter_takes_no_other_number(value):
+    with pytest.raises(ValueError, match=r"params\.start=.* is not an integer"):
+        envs.make_vec(COUNTER, 2, params={"start": value})
+
+
+def test_a_range_of_integers_has_both_its_ends():
+    def starts(value, n=300):
+        return envs.make_vec(COUNTER, n, seed=0, params={"start": value}).params["start"]
+
+    assert set(starts([1, 3])) == {1, 2, 3}
+    assert starts([1, 3], n=10).tolist() == starts([1, 3])[:10].tolist()
+    assert set(starts(np.int8(2))) == {2}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"num_envs": 0}, "num_envs=0"),
+        ({"num_envs": 2.5}, "num_envs=2.5 is not an integer"),
+        ({"max_episode_steps": 2.5}, "max_episode_steps=2.5"),
+        ({"max_episode_steps": 2**31}, "max_episode_steps=2147483648"),
+        ({"seed": 0.5}, "seed=0.5"),
+        ({"split": ["train"]}, "split="),
         ({"split": "dev"}, "split='dev' is not one of 'train', 'validation', 'test'"),
         ({"backend": "gpu"}, "backend='gpu'"),
         ({"precision": "float16"}, "precision='float16'"),
@@ -424,6 +520,11 @@ def test_levels_can_be_chosen_at_reset():
         ("maze", {"level": -1}, "not negative"),
         ("snake", {"level": 1}, "Snake has no levels"),
         ("maze", {"lvl": 1}, "'lvl'"),
+        ("maze", {"level": 1.5}, "'level'.*=1.5 is not an integer"),
+        ("maze", {"level": 2**63}, "not an integer"),
+        ("maze", {"level": [1, 2, 3]}, "or one for each env"),
+        ("maze", {"reset_mask": [True]}, "is not a boolean for each of 2 envs"),
+        ("maze", {"reset_mask": [0.5, 1.0]}, "is not a boolean"),
     ],
 )
 def test_wrong_reset_options_are_named(name, options, message):
@@ -444,8 +545,10 @@ def test_wrong_reset_options_are_named(name, options, message):
         (COUNTER, [[0], [1]], r"shape \(2, 1\)"),
         (COUNTER, [0.0, 1.0], "dtype float64; Counter takes integers"),
         (COUNTER, [True, False], "dtype bool"),
+        (COUNTER, np.array([2**64 - 1, 0], np.uint64), "action .*-1.* of env 0"),
         (SCALE, [[0.0], [np.nan]], "nan.* of env 1 is not in Box"),
         (SCALE, [[np.inf], [0.0]], "inf.* of env 0"),
+        (SCALE, [[1e300], [0.0]], "inf.* of env 0"),  # of float64, infinite in float32
         (SCALE, [0.0, 0.0], r"shape \(2,\); Scale with 2 envs takes \(2, 1\)"),
         (SCALE, [["a"], ["b"]], "dtype <U1; Scale takes floats"),
         (PAIR, [[1, 2], [2, 0]], "of env 1 is not in MultiDiscrete"),
@@ -471,3 +574,63 @@ def test_actions_of_other_integer_and_float_widths_and_lists_are_taken():
     env = envs.make_vec(PAIR, 2, seed=0)
     env.reset()
     assert env.step(np.array([[1, 2], [0, 1]], np.uint8))[1].tolist() == [21, 10]
+
+
+# -- descriptions that are refused -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action_space": Discrete(2, start=1)}, "must start at 0"),
+        ({"action_space": MultiDiscrete([2, 2], start=[0, 1])}, "must start at 0"),
+        ({"action_space": MultiDiscrete([[2], [2]])}, "must have one dimension"),
+        ({"action_space": Box(-1, 1, ())}, "must have a dimension"),
+        ({"observation_space": Box(-1, 1, ())}, "must have a dimension"),
+        ({"observation_space": Discrete(2)}, "observation_space must be Box or MultiBinary"),
+    ],
+)
+def test_a_sim_that_the_engine_cannot_run_is_refused_as_it_is_made(changes, message):
+    with pytest.raises(ValueError, match=f"(?s)Scale: .*{message}"):
+        scale(**changes)
+
+
+def test_fields_that_python_would_take_for_something_else_are_refused():
+    with pytest.raises(ValueError, match="'key' is kept by the engine"):
+        state_dtype(key="u8")
+    for declare in (lambda: state_dtype(size="i4"), lambda: params(size=3)):
+        with pytest.raises(ValueError, match="'size' is an attribute of NumPy's records"):
+            declare()
+
+
+# -- Numba's switches --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", envs.sims())
+def test_everything_runs_without_the_compiler(name):
+    code = f"""
+import numpy as np, envs
+env = envs.make_vec({name!r}, 2, seed=5, max_episode_steps=5)
+rows = [env.reset()[0].sum()]
+env.action_space.seed(0)
+rows += [float(env.step(env.action_space.sample())[0].sum()) for _ in range(12)]
+env.set_state(env.get_state())
+print(env.backend, [round(float(row), 4) for row in rows])
+"""
+    outputs = {}
+    for disabled in "01":
+        variables = {**os.environ, "NUMBA_DISABLE_JIT": disabled}
+        done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        outputs[disabled] = done.stdout.split(maxsplit=1)
+    assert outputs["0"] == ["serial", outputs["1"][1]]
+    assert outputs["1"][0] == "python"
+
+
+@pytest.mark.parametrize("name", envs.sims())
+def test_parallel_kernels_compile_without_a_word(name):
+    env = envs.make_vec(name, 4, seed=0, backend="parallel")
+    obs, _ = env.reset()
+    obs = obs.copy()
+    env.set_state(env.get_state())  # a warning is an error here
+    np.testing.assert_array_equal(env.observe(), obs)

@@ -1,12 +1,15 @@
 """Gymnasium environments as the trainer sees them: packed observations, and one story whatever the autoreset mode."""
 
+import os
+from functools import partial
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from envs.gym import GymVectorEnv, check_id, leaves, make
+from envs.gym import EnvError, GymVectorEnv, check_action_space, check_id, leaves, make
 
 
 class Counting(gymnasium.Env):
@@ -238,3 +241,67 @@ def test_an_unknown_id_or_argument_is_told_plainly():
         make("CartPoole-v1", 2)
     with pytest.raises(ValueError, match=r"env\.id='CartPole-v1' cannot be made.*gravitas"):
         make("CartPole-v1", 2, kwargs={"gravitas": 3})
+
+
+class Faulty(Counting):
+    """Goes wrong in its third step as `fault` says, if it is the second of its kind."""
+
+    def __init__(self, fault, is_second):
+        super().__init__(length=5)
+        self.fault = fault if is_second else None
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        fault = self.fault if self.steps == 3 else None
+        if fault == "raise":
+            raise ZeroDivisionError("the wheel came off")
+        if fault == "exit":
+            os._exit(3)
+        if fault == "obs":
+            obs = np.array([0.0, np.nan], np.float32)
+        return obs, np.inf if fault == "reward" else reward, *rest
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise", r"env 1 raised ZeroDivisionError: the wheel came off \(test_gym.py, line \d+\)"),
+        ("obs", r"env 1 returned an observation that is not finite: \[0.0, nan\]"),
+        ("reward", r"env 1 returned a reward that is not finite: inf"),
+    ],
+)
+def test_an_environment_that_misbehaves_is_named(fault, words):
+    kinds = [partial(Faulty, fault, False), partial(Faulty, fault, True)]
+    env = GymVectorEnv(SyncVectorEnv(kinds, autoreset_mode=AutoresetMode.SAME_STEP))
+    out = env.arrays()
+    env.restart(out.obs)
+    env.advance(np.zeros(2, int), out)
+    env.advance(np.zeros(2, int), out)
+    with pytest.raises(EnvError, match=words):
+        env.advance(np.zeros(2, int), out)
+
+
+def test_a_process_that_dies_is_told_and_takes_the_others_with_it():
+    kinds = [partial(Faulty, "exit", False), partial(Faulty, "exit", True)]
+    env = GymVectorEnv(AsyncVectorEnv(kinds, autoreset_mode=AutoresetMode.SAME_STEP))
+    out = env.arrays()
+    env.restart(out.obs)
+    env.advance(np.zeros(2, int), out)
+    env.advance(np.zeros(2, int), out)
+    with pytest.raises(EnvError, match="the environments raised EOFError"):
+        env.advance(np.zeros(2, int), out)
+    env.close()
+    for process in env.env.processes:
+        process.join(10)
+        assert process.exitcode is not None
+
+
+def test_an_env_without_pictures_says_so():
+    env = counting(AutoresetMode.SAME_STEP)
+    with pytest.raises(ValueError, match="has no pictures"):
+        env.frame(0)
+
+
+def test_an_empty_action_space_is_refused():
+    with pytest.raises(ValueError, match="is not supported"):
+        check_action_space(spaces.Box(-1.0, 1.0, (0,), np.float32))

@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -139,3 +140,17 @@ def test_the_observation_shows_walls_agent_and_goal():
         start, goal = ends(s)
         assert np.argwhere(planes[..., 1]).tolist() == [list(start)]
         assert np.argwhere(planes[..., 2]).tolist() == [list(goal)]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"row": 0}, {"row": 18}, {"column": 200}, {"goal_row": 255}, {"walls": 0}, {"walls": 2}]
+)
+def test_a_damaged_snapshot_is_refused(damage):
+    env = envs.make_vec("maze", 3, seed=0)
+    env.reset()
+    snapshot = env.get_state()
+    env.set_state(snapshot)
+    for name, value in damage.items():
+        snapshot["states"].view(env.state.dtype)[name][2] = value
+    with pytest.raises(ValueError, match="the state of env 2 is not a valid state of Maze"):
+        env.set_state(snapshot)

@@ -140,3 +140,94 @@ def test_start_and_fruit_are_uniform():
     assert (np.abs(heads - 694) < 132).all()
     assert (np.abs(fruits - 694) < 132).all()
     assert (env.state["head"] != env.state["fruit"]).all()
+
+
+class PlainSnake:
+    """The rules once more, as a list of cells, with nothing taken from the sim: body, tail first, and fruit."""
+
+    MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+
+    def __init__(self, obs):
+        self.body, self.fruit = [place(obs, 0)], place(obs, 2)
+        assert place(obs, 1) == self.body[0] != self.fruit
+
+    def step(self, action, fruit):
+        """(reward, terminated); `fruit` is where the next one comes, if it does."""
+        row, column = (x + dx for x, dx in zip(self.body[-1], self.MOVES[action], strict=True))
+        if not (0 <= row < 12 and 0 <= column < 12) or (row, column) in self.body[1:]:
+            return 0, True
+        self.body.append((row, column))
+        if (row, column) != self.fruit:
+            del self.body[0]
+            return 0, False
+        assert fruit not in self.body
+        self.fruit = fruit
+        return 1, len(self.body) == 144
+
+    def observation(self):
+        obs = np.zeros((12, 12, 7), np.int8)
+        obs[*self.body[-1], 0] = obs[*self.body[0], 1] = 1
+        if self.fruit:
+            obs[*self.fruit, 2] = 1
+        for (row, column), (next_row, next_column) in pairwise(self.body):
+            obs[row, column, 3 + self.MOVES.index((next_row - row, next_column - column))] = 1
+        return obs
+
+
+def place(obs, plane):
+    """(row, column) of the 1 in a plane, None if there is none."""
+    return next((tuple(cell.tolist()) for cell in np.argwhere(obs[..., plane])), None)
+
+
+@pytest.mark.parametrize(("wander", "steps"), [(1.0, 800), (0.1, 800), (0.01, 1500), (0.0, 15_000)])
+def test_the_game_is_the_one_that_plain_python_plays(wander, steps):
+    rng = np.random.default_rng(0)
+    n = 2 if wander == 0 else 8
+    env = envs.make_vec("snake", n, seed=5, max_episode_steps=100_000, copy=True)
+    obs, _ = env.reset()
+    games = [PlainSnake(o) for o in obs]
+    longest = 0
+    for _ in range(steps):
+        actions = np.where(rng.random(n) < wander, rng.integers(4, size=n), hamiltonian_policy(obs))
+        obs, reward, terminated, _, info = env.step(actions)
+        for i, game in enumerate(games):
+            shown = info["final_obs"][i] if terminated[i] else obs[i]
+            assert game.step(actions[i], fruit=place(shown, 2)) == (reward[i], terminated[i])
+            assert (game.observation() == shown).all()
+            longest = max(longest, len(game.body))
+            if terminated[i]:
+                games[i] = PlainSnake(obs[i])
+    assert longest == 144 if wander == 0 else longest > 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"head": 200},
+        {"tail": 255},
+        {"tail": 0},
+        {"fruit": cell(5, 4)},  # on the snake
+        {"fruit": 145},
+        {"length": 0},
+        {"length": 200},
+        {"length": 2},
+        {"trail": FREE},
+        {"trail": HEAD},
+        {"trail": 1},  # a trail that runs into the wall
+    ],
+)
+@pytest.mark.parametrize("backend", ["python", "serial", "parallel"])
+def test_a_damaged_snapshot_is_refused_and_changes_nothing(damage, backend):
+    env = envs.make_vec("snake", 2, seed=0, backend=backend)
+    env.reset()
+    put(env, [(5, 3), (5, 4), (5, 5)], fruit=(9, 2))
+    snapshot, before = env.get_state(), env.state.tobytes()
+    assert env.observe()[0].any()
+    for name, value in damage.items():
+        snapshot["states"].view(env.state.dtype)[name][0] = value
+    with pytest.raises(ValueError, match="the state of env 0 is not a valid state of Snake"):
+        env.set_state(snapshot)
+    assert env.state.tobytes() == before
+    env.state[0] = snapshot["states"].view(env.state.dtype)[0]  # or by hand
+    with pytest.raises(ValueError, match="env 0"):
+        env.observe()
