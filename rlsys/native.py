@@ -69,8 +69,18 @@ class Native:
             view.copy_(p.data)
             p.data = view
 
+        kind = {ACTIVATIONS[type(m)] for network in networks for m in network if type(m) in ACTIVATIONS} or {"tanh"}
+        assert len(kind) == 1, "one activation for all networks"
+        names = {"pick_row": rule.pick_row, "loss_row": rule.loss_row, "STANDARDIZE": rule.standardize}
+        names |= dict(zip(("activation", "slope"), _activation(kind.pop(), dtype), strict=True))
+        title = f"mlp-{rule.name}"
+        self._serial = kernels.fill_in(TEMPLATE, names, "serial", title, fastmath=True)
+        self._parallel = (
+            kernels.fill_in(TEMPLATE, names, "parallel", title, fastmath=True) if threads > 1 else self._serial
+        )
+        lanes, chunk = self._serial.LANES, self._serial.CHUNK
+
         rows, first, at, acts_at = [], [0], 0, 0
-        chunk = 128
         for network in linears:
             for linear in network:
                 n_in, n_out = linear.in_features, linear.out_features
@@ -81,21 +91,11 @@ class Native:
         self.n_out = [network[-1].out_features for network in linears]
         self._width = sum(self.n_out) + len(self.flat) - at
 
-        kind = {ACTIVATIONS[type(m)] for network in networks for m in network if type(m) in ACTIVATIONS} or {"tanh"}
-        assert len(kind) == 1, "one activation for all networks"
-        names = {"pick_row": rule.pick_row, "loss_row": rule.loss_row, "STANDARDIZE": rule.standardize}
-        names |= dict(zip(("activation", "slope"), _activation(kind.pop(), dtype), strict=True))
-        title = f"mlp-{rule.name}"
-        self._serial = kernels.fill_in(TEMPLATE, names, "serial", title, fastmath=True)
-        self._parallel = (
-            kernels.fill_in(TEMPLATE, names, "parallel", title, fastmath=True) if threads > 1 else self._serial
-        )
         self.rule = rule
         one_blas_thread()
 
         # Scratch, one row a lane.
-        lanes, real = self._serial.LANES, self.flat.numpy().dtype
-        assert chunk == self._serial.CHUNK
+        real = self.flat.numpy().dtype
         widest = int(self._layers[:, 2:4].max())
         self._acts = np.empty((lanes, acts_at), real)
         self._deltas = np.empty((lanes, 2, chunk * widest), real)

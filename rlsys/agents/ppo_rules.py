@@ -9,6 +9,7 @@ import math
 from numba import njit
 
 from rlsys.native import Rule
+from rlsys.policy import LOG_SQRT_2PI
 
 LOG_PROB, ADVANTAGE, TARGET, ACTION = 0, 1, 2, 3  # columns of a sample
 CLIP, VF_COEF, ENT_COEF = 0, 1, 2  # constants
@@ -19,7 +20,6 @@ LOGS = (
     "train/entropy_loss",
     "train/clip_fraction",
 )
-LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @njit
