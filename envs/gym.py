@@ -147,6 +147,10 @@ class GymVectorEnv:
             episode_length=np.zeros(n, np.int64),
         )
 
+    def bind(self, out: Transition) -> Transition:
+        """`out` itself: here nothing needs to be prepared."""
+        return out
+
     def restart(self, obs: NDArray) -> None:
         """Begin with the first episodes of this env's seed (again); writes their observations into obs (N, ...)."""
         self._begin(self.seed, obs)

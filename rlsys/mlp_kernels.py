@@ -1,22 +1,22 @@
 """MLPs on the CPU: forward, backward by hand, and Adam, in chunks of rows that stay in a core's cache.
 
 This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `activation` (y -> f(y)), `slope` (f(y) -> f'(y)),
-`pick_row` and `loss_row` (scalar functions of one sample; see native.py), `STANDARDIZE` (a column, or -1), and `njit`,
-`njit_batch`, `prange`.
+`loss_row` and `pick_row` (scalar functions of one sample; see native.py), `STANDARDIZE` (a column, or -1), and `njit`,
+`njit_batch`, `njit_entry`, `prange`.
 
-All parameters are one vector `flat`. layers[L] = (weights at, bias at, n_in, n_out, activations at); network k has the layers
-first[k] to first[k + 1]; what no network computes, the free parameters, is flat[free_at:]. An output row is the networks'
-outputs, then the free parameters. S samples, B a minibatch, F features.
+A net is the tuple (flat, layers, first, free_at). All parameters are one vector `flat`; layers[L] = (weights at, bias at,
+n_in, n_out, activations at); network k has the layers first[k] to first[k + 1]; what no network computes, the free
+parameters, is flat[free_at:]. An output row is the free parameters, then the networks' outputs. A norm is the tuple
+(mean[F], scale[F], limit): a network sees clip((obs - mean) * scale, -limit, limit). S samples, B a minibatch, F features.
 
 A minibatch is cut into chunks, chunk c belongs to lane c % LANES, and lanes are added up in their order: the bits of a
-result do not depend on the number of threads.
+result do not depend on the number of threads. Scratch memory has one row for each lane.
 """
 
 import math
 
 import numpy as np
 
-CHUNK = 128  # rows whose activations fit a core's L2 cache
 LANES = 16  # as many threads can be of use
 
 
@@ -26,13 +26,22 @@ def _layer(layers, l):
 
 
 @njit
-def _forward(flat, layers, first, nets, x, acts, lane, rows):
-    """Run the networks nets[0] to nets[1] on x [rows, F]; the activations of every layer go to acts[lane]."""
+def normalised(obs, norm, x):
+    """One observation [F] as the networks see it, into x [F]."""
+    mean, scale, limit = norm
+    for j in range(len(x)):
+        x[j] = min(max((obs[j] - mean[j]) * scale[j], -limit), limit)
+
+
+@njit
+def forward(net, nets, x, acts, rows):
+    """Run the networks nets[0] to nets[1] on x [rows, F]; the activations of every layer go to acts."""
+    flat, layers, first, _ = net
     for k in range(nets[0], nets[1]):
         h = x
         for l in range(first[k], first[k + 1]):
             w_at, b_at, n_in, n_out, y_at = _layer(layers, l)
-            y = acts[lane, y_at : y_at + rows * n_out].reshape(rows, n_out)
+            y = acts[y_at : y_at + rows * n_out].reshape(rows, n_out)
             np.dot(h, flat[w_at : w_at + n_out * n_in].reshape(n_out, n_in).T, y)
             bias = flat[b_at : b_at + n_out]
             if l + 1 < first[k + 1]:
@@ -47,71 +56,80 @@ def _forward(flat, layers, first, nets, x, acts, lane, rows):
 
 
 @njit
-def _outputs(flat, layers, first, nets, free_at, acts, lane, rows, out):
-    """Gather what `_forward` computed into output rows out [rows, *]."""
-    at = 0
+def outputs(net, nets, acts, rows, out):
+    """Gather what `forward` computed into output rows out [rows, *]."""
+    flat, layers, first, free_at = net
+    at = len(flat) - free_at
+    for j in range(at):
+        for r in range(rows):
+            out[r, j] = flat[free_at + j]
     for k in range(nets[0], nets[1]):
         n_out, y_at = layers[first[k + 1] - 1, 3], layers[first[k + 1] - 1, 4]
-        y = acts[lane, y_at : y_at + rows * n_out].reshape(rows, n_out)
-        out[:rows, at : at + n_out] = y
-        at += n_out
-    for j in range(free_at, len(flat)):
         for r in range(rows):
-            out[r, at + j - free_at] = flat[j]
+            for j in range(n_out):
+                out[r, at + j] = acts[y_at + r * n_out + j]
+        at += n_out
 
 
 @njit
-def _backward(flat, grad, layers, first, free_at, x, acts, deltas, product, lane, rows, d_out):
-    """Add the gradient of sum(out * d_out) over the chunk's rows to grad[lane]."""
-    at = 0
+def backward(net, grad, x, acts, deltas, product, rows, d_out):
+    """Add the gradient of sum(out * d_out) over rows to grad."""
+    flat, layers, first, free_at = net
+    at = len(flat) - free_at
+    for j in range(at):
+        for r in range(rows):
+            grad[free_at + j] += d_out[r, j]
     for k in range(len(first) - 1):
         last = first[k + 1] - 1
         n_out = layers[last, 3]
         side = 0
-        d = deltas[lane, side, : rows * n_out].reshape(rows, n_out)
-        d[:, :] = d_out[:rows, at : at + n_out]
+        d = deltas[side, : rows * n_out].reshape(rows, n_out)
+        for r in range(rows):
+            for j in range(n_out):
+                d[r, j] = d_out[r, at + j]
         at += n_out
         for l in range(last, first[k] - 1, -1):
             w_at, b_at, n_in, n_out, _ = _layer(layers, l)
             h = x
             if l > first[k]:
                 h_at = layers[l - 1, 4]
-                h = acts[lane, h_at : h_at + rows * n_in].reshape(rows, n_in)
+                h = acts[h_at : h_at + rows * n_in].reshape(rows, n_in)
             size = n_out * n_in
-            np.dot(d.T, h, product[lane, :size].reshape(n_out, n_in))
-            weights, p = grad[lane, w_at : w_at + size], product[lane, :size]
+            np.dot(d.T, h, product[:size].reshape(n_out, n_in))
+            weights, p = grad[w_at : w_at + size], product[:size]
             for i in range(size):
                 weights[i] += p[i]
-            bias = grad[lane, b_at : b_at + n_out]
+            bias = grad[b_at : b_at + n_out]
             for r in range(rows):
                 for j in range(n_out):
                     bias[j] += d[r, j]
             if l > first[k]:
                 side = 1 - side
-                below = deltas[lane, side, : rows * n_in].reshape(rows, n_in)
+                below = deltas[side, : rows * n_in].reshape(rows, n_in)
                 np.dot(d, flat[w_at : w_at + size].reshape(n_out, n_in), below)
                 for r in range(rows):
                     for j in range(n_in):
                         below[r, j] *= slope(h[r, j])
                 d = below
-    for j in range(free_at, len(flat)):
-        for r in range(rows):
-            grad[lane, j] += d_out[r, at + j - free_at]
 
 
 @njit_batch
-def evaluate(flat, layers, first, nets, free_at, features, out, acts):
-    """Output rows out [S, *] of features [S, F]: of the networks nets[0] to nets[1], and the free parameters."""
-    n = len(features)
-    n_chunks = (n + CHUNK - 1) // CHUNK
+def evaluate(net, nets, norm, obs, out, acts, xs):
+    """Output rows out [S, *] at obs [S, F]: of the free parameters, and the networks nets[0] to nets[1]."""
+    n, chunk = len(obs), xs.shape[1]
+    n_chunks = (n + chunk - 1) // chunk
     for lane in prange(min(LANES, n_chunks)):
+        x = xs[lane]
         for c in range(lane, n_chunks, LANES):
-            lo, hi = c * CHUNK, min(n, (c + 1) * CHUNK)
-            _forward(flat, layers, first, nets, features[lo:hi], acts, lane, hi - lo)
-            _outputs(flat, layers, first, nets, free_at, acts, lane, hi - lo, out[lo:hi])
+            low = c * chunk
+            rows = min(n - low, chunk)
+            for r in range(rows):
+                normalised(obs[low + r], norm, x[r])
+            forward(net, nets, x[:rows], acts[lane], rows)
+            outputs(net, nets, acts[lane], rows, out[low : low + rows])
 
 
-@njit_batch
+@njit_entry
 def pick(out, noise, action, log_prob):
     """Choose an action for each output row by its noise; fills action [N, A] and log_prob [N]."""
     for i in range(len(out)):
@@ -131,59 +149,80 @@ def _mean_and_std(column, order):
     return mean, math.sqrt(squares / (len(order) - 1)) + 1e-8
 
 
+@njit
+def _rows_of_a_chunk(batch, most):
+    """Rows a chunk: `most` fit the cache, but a small minibatch is cut in four, if that leaves 32, for the threads."""
+    return min(most, max(32, (batch + 63) // 64 * 16))
+
+
 @njit_batch
-def fit(
-    flat, moment, square, steps, layers, first, free_at, features, columns, order, starts, constants, adam, max_norm,
-    max_log, grad, acts, deltas, product, xs, outs, d_outs, lane_logs, logs,
+def gradient_step(
+    net, norm, obs, order, columns, column_order, constants, optimizer, step, max_log, scratch, logs
 ):  # fmt: skip
-    """Adam steps on the minibatches order[starts[k]:starts[k + 1]]; returns how many were taken.
+    """One step of Adam on a minibatch: obs[order], columns[column_order]; both orders [B]. Returns whether it was taken.
 
-    adam: (learning rate, beta1, beta2, epsilon). Stops before a minibatch whose first log exceeds max_log.
-    logs[K, :]: the mean of what `loss_row` logged, then the norm of the gradient before it was clipped to max_norm.
+    optimizer: (moment, square, (learning rate, beta1, beta2, epsilon), max_norm). No step is taken if the first log exceeds
+    max_log. logs: the means of what `loss_row` logged, then the norm of the gradient before it was clipped to max_norm.
     """
+    flat, _, first, _ = net
+    grad, acts, deltas, product, xs, outs, d_outs, lane_logs = scratch
     n_logs = lane_logs.shape[1]
-    for k in range(len(starts) - 1):
-        begin, end = starts[k], starts[k + 1]
-        shift, scale = 0.0, 1.0
-        if STANDARDIZE >= 0 and end - begin > 1:
-            shift, scale = _mean_and_std(columns[:, STANDARDIZE], order[begin:end])
-        n_chunks = (end - begin + CHUNK - 1) // CHUNK
-        n_lanes = min(LANES, n_chunks)
-        for lane in prange(n_lanes):
-            grad[lane, :] = 0
-            lane_logs[lane, :] = 0
-            x, out, d_out = xs[lane], outs[lane], d_outs[lane]
-            for c in range(lane, n_chunks, LANES):
-                lo = begin + c * CHUNK
-                rows = min(end - lo, CHUNK)
-                for r in range(rows):
-                    for j in range(features.shape[1]):
-                        x[r, j] = features[order[lo + r], j]
-                _forward(flat, layers, first, (0, len(first) - 1), x[:rows], acts, lane, rows)
-                _outputs(flat, layers, first, (0, len(first) - 1), free_at, acts, lane, rows, out)
-                for r in range(rows):
-                    loss_row(out[r], columns[order[lo + r]], shift, scale, constants, d_out[r], lane_logs[lane])
-                    for j in range(d_out.shape[1]):
-                        d_out[r, j] /= end - begin
-                _backward(flat, grad, layers, first, free_at, x[:rows], acts, deltas, product, lane, rows, d_out)
+    batch = len(order)
+    shift, scale = 0.0, 1.0
+    if STANDARDIZE >= 0 and batch > 1:
+        shift, scale = _mean_and_std(columns[:, STANDARDIZE], column_order)
+    chunk = _rows_of_a_chunk(batch, xs.shape[1])
+    n_chunks = (batch + chunk - 1) // chunk
+    n_lanes = min(LANES, n_chunks)
+    nets = (0, len(first) - 1)
+    for lane in prange(n_lanes):
+        grad[lane, :] = 0
+        lane_logs[lane, :] = 0
+        x, out, d_out = xs[lane], outs[lane], d_outs[lane]
+        for c in range(lane, n_chunks, LANES):
+            low = c * chunk
+            rows = min(batch - low, chunk)
+            for r in range(rows):
+                normalised(obs[order[low + r]], norm, x[r])
+            forward(net, nets, x[:rows], acts[lane], rows)
+            outputs(net, nets, acts[lane], rows, out)
+            for r in range(rows):
+                sample = columns[column_order[low + r]]
+                loss_row(out[r], sample, shift, scale, constants, d_out[r], lane_logs[lane])
+                for j in range(d_out.shape[1]):
+                    d_out[r, j] /= batch
+            backward(net, grad[lane], x[:rows], acts[lane], deltas[lane], product[lane], rows, d_out)
 
-        total = grad[0]
-        for lane in range(1, n_lanes):
-            for i in range(len(flat)):
-                total[i] += grad[lane, i]
-            for i in range(n_logs):
-                lane_logs[0, i] += lane_logs[lane, i]
-        for i in range(n_logs):
-            logs[k, i] = lane_logs[0, i] / (end - begin)
-        if logs[k, 0] > max_log:
-            return k
-
-        norm = 0.0
+    total = grad[0]
+    for lane in range(1, n_lanes):
         for i in range(len(flat)):
-            norm += total[i] * total[i]
-        norm = math.sqrt(norm)
-        logs[k, n_logs] = norm
-        _adam(flat, moment, square, steps + k + 1, total, min(1.0, max_norm / (norm + 1e-6)), adam)
+            total[i] += grad[lane, i]
+        for i in range(n_logs):
+            lane_logs[0, i] += lane_logs[lane, i]
+    for i in range(n_logs):
+        logs[i] = lane_logs[0, i] / batch
+    if logs[0] > max_log:
+        return False
+
+    moment, square, adam, max_norm = optimizer
+    norm_of_grad = 0.0
+    for i in range(len(flat)):
+        norm_of_grad += total[i] * total[i]
+    norm_of_grad = math.sqrt(norm_of_grad)
+    logs[n_logs] = norm_of_grad
+    _adam(flat, moment, square, step, total, min(1.0, max_norm / (norm_of_grad + 1e-6)), adam)
+    return True
+
+
+@njit_entry
+def fit(net, norm, obs, order, starts, columns, constants, optimizer, steps, max_log, scratch, logs):
+    """A step on each of the minibatches order[starts[k]:starts[k + 1]], until one is not taken; returns how many were."""
+    for k in range(len(starts) - 1):
+        batch = order[starts[k] : starts[k + 1]]
+        if not gradient_step(
+            net, norm, obs, batch, columns, batch, constants, optimizer, steps + k + 1, max_log, scratch, logs[k]
+        ):  # fmt: skip
+            return k
     return len(starts) - 1
 
 

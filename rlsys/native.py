@@ -1,23 +1,25 @@
 """Training of small MLPs on the CPU by Numba: the same parameters, moments and results as torch, several times as fast.
 
 What torch spends on a small network is not arithmetic but the way there: an operation costs microseconds before it begins,
-and its intermediate results leave the cache. Here a whole phase of gradient steps is one call of a compiled kernel
-(`mlp_kernels.py`), with the loss compiled into it as a Sim's `step` is into the engine.
+and its intermediate results leave the cache. Here a whole phase of gradient steps, or a rollout, is one call of a compiled
+kernel (`mlp_kernels.py`, `rollout_kernels.py`), with the loss compiled into it as a Sim's `step` is into the engine.
 
-    native = Native(networks, free, activation="tanh", rule=my_rule, ...)
-    native.evaluate(features)                   # the networks' outputs
-    native.fit(features, columns, batches, ...) # Adam steps
+    native = Native(networks, free, rule, threads=2)
+    native.evaluate(obs, norm)                       # the networks' outputs
+    native.fit(obs, norm, columns, batches, ...)     # Adam steps
+    native.rollout(env, ...)                         # T steps of compiled envs
 
-A `Rule` is two scalar functions of one sample, which see its output row: the networks' outputs, then the free parameters.
+A `Rule` is two scalar functions of one sample, which see its output row: the free parameters, then the networks' outputs.
 The torch modules' parameters become views of the one flat vector that the kernels work on, so that checkpoints, evaluation
 and torch itself see the same weights at any time.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,107 +30,176 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from envs.engine import kernels
+from envs.engine.vector import SimVectorEnv
+from rlsys.networks import Encoder, VectorPart
 
-TEMPLATE = Path(__file__).with_name("mlp_kernels.py")
+FOLDER = Path(__file__).parent
 ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.ELU: "elu"}
-PARALLEL_FROM = 512  # samples a minibatch; below, waking the threads costs more than they save
+PARALLEL_FROM = 64  # samples a minibatch; below, waking the threads costs more than they save
+CHUNK_FLOPS = 100**3  # OpenBLAS multiplies without packing what is no larger than that
+FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # all but the assumption that there is no NaN and no infinity
+
+Norm = tuple[NDArray, NDArray, float]  # mean [F], scale [F], limit
+Layer = nn.Linear | tuple[nn.Linear, ...]  # several that see the same input: their outputs follow each other
 
 
 @dataclass(frozen=True)
 class Rule:
     """The action rule and loss of an agent, as scalar functions for the kernels.
 
-    pick_row(out, noise, action) -> log_prob: write an action into action [A], given an output row and noise [A].
     loss_row(out, sample, shift, scale, constants, d_out, log): write d loss / d out into d_out, add to log.
-        sample is a row of `columns`, of which column `standardize` is to be taken as (x - shift) / scale.
+        sample is a row of `columns`, of which column `standardize` (or none: -1) is to be taken as (x - shift) / scale.
     logs: how many numbers loss_row logs.
+    pick_row(out, noise, action) -> log_prob: write an action into action [A], given an output row and noise [A].
     """
 
     name: str
-    pick_row: Callable[..., float]
     loss_row: Callable[..., None]
-    standardize: int
     logs: int
+    standardize: int = -1
+    pick_row: Callable[..., float] | None = None  # None: the actions are somebody else's
+
+
+def reason_against(device: torch.device, encoder: Encoder, networks: list[list[Any]]) -> str | None:
+    """Why these networks cannot be trained here, or None if they can."""
+    if device.type != "cpu":
+        return f"the device is {device}"
+    if encoder.has_weights:
+        return "the observations are pictures"
+    for module in (m for network in networks for m in network):
+        if not isinstance(module, tuple | nn.Linear) and type(module) not in ACTIVATIONS:
+            return f"{type(module).__name__} has no compiled form"
+    return None
+
+
+def norm_of(encoder: Encoder) -> Norm:
+    """What an encoder without weights does to a flattened observation."""
+    mean, scale, limit = [], [], np.finfo(np.float32).max.item()
+    for size, part in zip(encoder.sizes, encoder.parts, strict=True):
+        norm = part.norm if isinstance(part, VectorPart) else None
+        mean.append(torch.zeros(size) if norm is None else norm.mean.float())
+        scale.append(torch.ones(size) if norm is None else (norm.var + 1e-8).rsqrt().float())
+        limit = limit if norm is None else 10.0
+    return torch.cat(mean).numpy(), torch.cat(scale).numpy(), limit
+
+
+class Flat:
+    """The parameters of networks as one vector, of which the modules' own become views. See mlp_kernels.py for `net`."""
+
+    def __init__(self, networks: list[list[Any]], free: list[nn.Parameter]):
+        layers = [[_linears(m) for m in network if not type(m) in ACTIVATIONS] for network in networks]
+        groups = [group for network in layers for group in network]
+        self.parameters = [p for group in groups for p in (*(x.weight for x in group), *(x.bias for x in group))] + free
+        self.vector = torch.zeros(sum(p.numel() for p in self.parameters), dtype=self.parameters[0].dtype)
+        for p, view in zip(self.parameters, self.views(self.vector), strict=True):
+            view.copy_(p.data)
+            p.data = view
+
+        shapes = [[(group[0].in_features, sum(x.out_features for x in group)) for group in net] for net in layers]
+        self.n_out = [network[-1][1] for network in shapes]
+        self.size = max(n_in * n_out for network in shapes for n_in, n_out in network)
+        self.widest = max(max(shape) for network in shapes for shape in network)
+        self.n_in = shapes[0][0][0]
+        self.chunk = min(128, max(16, CHUNK_FLOPS // self.size // 16 * 16))  # rows
+        rows, first, at, acts_at = [], [0], 0, 0
+        for network in shapes:
+            for n_in, n_out in network:
+                rows.append((at, at + n_in * n_out, n_in, n_out, acts_at))
+                at, acts_at = at + (n_in + 1) * n_out, acts_at + self.chunk * n_out
+            first.append(len(rows))
+        self.acts = acts_at
+        self.n_free = len(self.vector) - at
+        self.net = (self.vector.numpy(), np.array(rows), np.array(first), at)
+
+    def views(self, vector: Tensor) -> Iterator[Tensor]:
+        """A vector like ours, cut into the shapes of the parameters."""
+        pieces = vector.split([p.numel() for p in self.parameters])
+        return (x.view(p.shape) for x, p in zip(pieces, self.parameters, strict=True))
+
+
+def _linears(layer: Layer) -> tuple[nn.Linear, ...]:
+    return layer if isinstance(layer, tuple) else (layer,)
 
 
 class Native:
-    """Networks (lists of alternating Linear and activation modules) and free parameters over one flat vector.
+    """Networks, lists of layers and activation modules, and free parameters, trained by a Rule's loss and Adam.
 
     The modules are changed in place: their parameters become views of `flat`. threads: at most so many at once.
     """
 
-    def __init__(self, networks: list[list[nn.Module]], free: list[nn.Parameter], rule: Rule, threads: int = 1):
-        linears = [[m for m in network if isinstance(m, nn.Linear)] for network in networks]
-        parameters = [p for network in linears for linear in network for p in (linear.weight, linear.bias)] + free
-        self.parameters, dtype = parameters, parameters[0].dtype
-        self.flat, self.moment, self.square = (
-            torch.zeros(sum(p.numel() for p in parameters), dtype=dtype) for _ in range(3)
-        )
+    def __init__(
+        self, networks: list[list[Any]], free: list[nn.Parameter], rule: Rule, order: list[nn.Parameter], threads: int = 1
+    ):
+        """order: the parameters as a torch optimiser would be given them, which is how `state` counts them."""
+        one_blas_thread()
+        self.rule, self.threads, self.params = rule, threads, Flat(networks, free)
+        index = {id(p): i for i, p in enumerate(order)}
+        self._order = [index[id(p)] for p in self.params.parameters]
+        self.flat = self.params.vector
+        self.moment, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.steps = 0  # of Adam
-        for p, view in zip(parameters, self._views(self.flat), strict=True):
-            view.copy_(p.data)
-            p.data = view
 
         kind = {ACTIVATIONS[type(m)] for network in networks for m in network if type(m) in ACTIVATIONS} or {"tanh"}
         assert len(kind) == 1, "one activation for all networks"
-        names = {"pick_row": rule.pick_row, "loss_row": rule.loss_row, "STANDARDIZE": rule.standardize}
-        names |= dict(zip(("activation", "slope"), _activation(kind.pop(), dtype), strict=True))
-        title = f"mlp-{rule.name}"
-        self._serial = kernels.fill_in(TEMPLATE, names, "serial", title, fastmath=True)
-        self._parallel = (
-            kernels.fill_in(TEMPLATE, names, "parallel", title, fastmath=True) if threads > 1 else self._serial
-        )
-        lanes, chunk = self._serial.LANES, self._serial.CHUNK
-
-        rows, first, at, acts_at = [], [0], 0, 0
-        for network in linears:
-            for linear in network:
-                n_in, n_out = linear.in_features, linear.out_features
-                rows.append((at, at + n_in * n_out, n_in, n_out, acts_at))
-                at, acts_at = at + (n_in + 1) * n_out, acts_at + chunk * n_out
-            first.append(len(rows))
-        self._layers, self._first, self._free_at = np.array(rows), np.array(first), at
-        self.n_out = [network[-1].out_features for network in linears]
-        self._width = sum(self.n_out) + len(self.flat) - at
-
-        self.rule = rule
-        one_blas_thread()
+        activation, slope = _activation(kind.pop(), self.flat.dtype)
+        names = {"activation": activation, "slope": slope, "loss_row": rule.loss_row, "STANDARDIZE": rule.standardize}
+        names["pick_row"] = rule.pick_row
+        self._mlp = [self._fill_in("mlp_kernels.py", names, backend) for backend in self._backends]
+        lanes = self._mlp[0].LANES
 
         # Scratch, one row a lane.
-        real = self.flat.numpy().dtype
-        widest = int(self._layers[:, 2:4].max())
-        self._acts = np.empty((lanes, acts_at), real)
-        self._deltas = np.empty((lanes, 2, chunk * widest), real)
-        self._product = np.empty((lanes, int((self._layers[:, 2] * self._layers[:, 3]).max())), real)
-        self._grad = np.empty((lanes, len(self.flat)), real)
-        self._xs = np.empty((lanes, chunk, int(self._layers[0, 2])), real)
-        self._outs, self._d_outs = (np.empty((lanes, chunk, self._width), real) for _ in range(2))
-        self._lane_logs = np.empty((lanes, rule.logs))
+        real, chunk, width = self.flat.numpy().dtype, self.params.chunk, sum(self.params.n_out) + self.params.n_free
+        self.scratch = (
+            np.empty((lanes, len(self.flat)), real),  # gradient
+            np.empty((lanes, self.params.acts), real),  # activations
+            np.empty((lanes, 2, chunk * self.params.widest), real),  # derivatives by them, of two layers
+            np.empty((lanes, self.params.size), real),  # a layer's gradient
+            np.empty((lanes, chunk, self.params.n_in), real),
+            np.empty((lanes, chunk, width), real),  # output rows
+            np.empty((lanes, chunk, width), real),  # derivatives by them
+            np.empty((lanes, rule.logs)),
+        )
 
-    def _views(self, flat: Tensor) -> list[Tensor]:
+    @property
+    def _backends(self) -> tuple[str, str]:
+        return "serial", "parallel" if self.threads > 1 else "serial"
+
+    def _fill_in(self, template: str, names: dict[str, Any], backend: str, title: str = "") -> ModuleType:
+        title = f"{Path(template).stem.replace('_kernels', '')}-{title or self.rule.name}"
+        return kernels.fill_in(FOLDER / template, names, backend, title, fastmath=FASTMATH, nogil=True)
+
+    def companion(self, template: str, names: dict[str, Any], title: str) -> list[ModuleType]:
+        """Kernels that are built on ours, serial and parallel: `names` beside those of mlp_kernels.py."""
+        ours = ("forward", "outputs", "normalised", "gradient_step", "LANES")
         return [
-            x.view(p.shape)
-            for x, p in zip(flat.split([p.numel() for p in self.parameters]), self.parameters, strict=True)
+            self._fill_in(template, {**names, **{name: getattr(mlp, name) for name in ours}}, backend, title)
+            for mlp, backend in zip(self._mlp, self._backends, strict=True)
         ]
 
-    def _kernels(self, samples: int) -> Any:
-        return self._parallel if samples >= PARALLEL_FROM else self._serial
+    def choose(self, modules: list[ModuleType], samples: int) -> Any:
+        """The serial or the parallel one, for work on so many samples at a time."""
+        return modules[samples >= PARALLEL_FROM]
 
-    def evaluate(self, features: NDArray, networks: tuple[int, int]) -> NDArray:
-        """Output rows [S, *] of features [S, F], of a range of networks (from, to) and the free parameters."""
-        width = sum(self.n_out[slice(*networks)]) + len(self.flat) - self._free_at
-        out = np.empty((len(features), width), features.dtype)
-        run = self._kernels(len(features)).evaluate
-        run(self.flat.numpy(), self._layers, self._first, networks, self._free_at, features, out, self._acts)
+    def evaluate(self, obs: NDArray, norm: Norm, networks: tuple[int, int]) -> NDArray:
+        """Output rows [S, *] at obs [S, F], of the free parameters and a range of networks (from, to)."""
+        width = sum(self.params.n_out[slice(*networks)]) + self.params.n_free
+        out = np.empty((len(obs), width), self.flat.numpy().dtype)
+        run = self.choose(self._mlp, len(obs)).evaluate
+        run(self.params.net, networks, norm, obs, out, self.scratch[1], self.scratch[4])
         return out
 
-    def pick(self, features: NDArray, noise: NDArray, action: NDArray, log_prob: NDArray) -> None:
-        """Act by the first network: features [N, F] and noise [N, A] -> action [N, A], log_prob [N]."""
-        self._serial.pick(self.evaluate(features, (0, 1)), noise, action, log_prob)
+    def pick(self, obs: NDArray, norm: Norm, noise: NDArray, action: NDArray, log_prob: NDArray) -> None:
+        """Act by the first network: obs [N, F] and noise [N, A] -> action [N, A], log_prob [N]."""
+        self._mlp[0].pick(self.evaluate(obs, norm, (0, 1)), noise, action, log_prob)
+
+    def optimizer(self, learning_rate: float, epsilon: float, max_grad_norm: float) -> tuple:
+        """Adam's state and hyperparameters, as `gradient_step` takes them."""
+        return self.moment.numpy(), self.square.numpy(), (learning_rate, 0.9, 0.999, epsilon), max_grad_norm
 
     def fit(
         self,
-        features: NDArray,
+        obs: NDArray,
+        norm: Norm,
         columns: NDArray,
         batches: list[NDArray],
         constants: NDArray,
@@ -138,33 +209,57 @@ class Native:
         max_grad_norm: float,
         max_log: float = math.inf,
     ) -> NDArray:
-        """Adam steps on minibatches, lists of rows of features [S, F] and columns [S, C]; returns logs [steps, logs + 1].
+        """Adam steps on minibatches, lists of rows of obs [S, F] and columns [S, C]; returns logs [steps, logs + 1].
 
         Stops before a minibatch whose first log exceeds max_log. The last log is the gradient's norm before clipping.
         """
         logs = np.zeros((len(batches), self.rule.logs + 1))
         starts = np.cumsum([0, *map(len, batches)])
-        adam = (learning_rate, 0.9, 0.999, epsilon)
-        taken = self._kernels(len(batches[0])).fit(
-            self.flat.numpy(), self.moment.numpy(), self.square.numpy(), self.steps, self._layers, self._first,
-            self._free_at, features, columns, np.concatenate(batches), starts, constants, adam, max_grad_norm, max_log,
-            self._grad, self._acts, self._deltas, self._product, self._xs, self._outs, self._d_outs, self._lane_logs, logs,
+        optimizer = self.optimizer(learning_rate, epsilon, max_grad_norm)
+        run = self.choose(self._mlp, len(batches[0])).fit
+        order = np.concatenate(batches)
+        taken = run(
+            self.params.net, norm, obs, order, starts, columns, constants, optimizer, self.steps, max_log, self.scratch, logs
         )  # fmt: skip
         self.steps += taken
         return logs[:taken]
 
     def state(self) -> dict[str, Any]:
         """Adam's moments, in the form of `agents.optimizer_state`: either engine goes on with what the other began."""
-        moments = zip(self._views(self.moment), self._views(self.square), strict=True)
+        moments = zip(self.params.views(self.moment), self.params.views(self.square), strict=True)
         step = torch.tensor(float(self.steps))
-        return {str(i): {"step": step, "exp_avg": m, "exp_avg_sq": v} for i, (m, v) in enumerate(moments)}
+        parts = zip(self._order, moments, strict=True)
+        return {str(i): {"step": step, "exp_avg": m, "exp_avg_sq": v} for i, (m, v) in sorted(parts, key=lambda x: x[0])}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` returned."""
-        for i, (m, v) in enumerate(zip(self._views(self.moment), self._views(self.square), strict=True)):
+        moments = zip(self.params.views(self.moment), self.params.views(self.square), strict=True)
+        for i, (m, v) in zip(self._order, moments, strict=True):
             m.copy_(state[str(i)]["exp_avg"])
             v.copy_(state[str(i)]["exp_avg_sq"])
         self.steps = int(state["0"]["step"]) if state else 0
+
+
+class Rollout:
+    """T steps of compiled envs by a Native's first network, in one call; and the advantages of them (see rollout_kernels.py)."""
+
+    def __init__(self, native: Native, env: SimVectorEnv, num_actions: int):
+        names = {**env.inline, "pick_row": native.rule.pick_row, "DISCRETE": num_actions > 0}
+        self.native, self.env = native, env
+        self.modules = native.companion("rollout_kernels.py", names, f"{native.rule.name}-{env.sim.name.lower()}")
+
+    def __call__(self, samples: int, norm: Norm, *arrays: Any) -> None:
+        """Fill the arrays, which are `rollout`'s in rollout_kernels.py from `noise` to `box`."""
+        native = self.native
+        run = native.choose(self.modules, samples).rollout
+        steps = len(arrays[0])
+        good = run(self.env.world, native.params.net, norm, *arrays, native.scratch[1], native.scratch[4], native.scratch[5])
+        if good < steps:
+            raise ValueError(f"the policy's action is not in {self.env.single_action_space}: it is not a finite number.")
+
+    @property
+    def advantages(self) -> Callable[..., None]:
+        return self.modules[0].advantages
 
 
 @cache

@@ -44,6 +44,7 @@ class BatchEnv(Protocol):
     valid: NDArray | None
 
     def arrays(self) -> Transition: ...
+    def bind(self, out: Transition) -> Transition: ...
     def restart(self, obs: NDArray) -> None: ...
     def advance(self, actions: NDArray, out: Transition) -> NDArray | None: ...
     def get_state(self) -> dict[str, Any]: ...
@@ -60,11 +61,17 @@ class TorchEnv:
         self.is_native = isinstance(env, SimVectorEnv)  # its state can be saved
         self.has_resets = env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP  # some steps are not experience
         self.obs_spec, self.action_spec = obs_spec(env), action_spec(env)
-        self._host = env.arrays()
+        self._host = env.bind(env.arrays())
         self.episodes = 0
         self._recent = np.zeros((max(EPISODE_WINDOW, self.num_envs), 2))  # ring of (return, length)
         self.obs = torch.zeros((self.num_envs, *self._host.obs.shape[1:]), dtype=self.obs_dtype, device=self.device)
         self.reset()
+
+    @property
+    def compiled(self) -> SimVectorEnv | None:
+        """The envs, if they are such that a kernel can step by itself, without coming back to Python."""
+        env = self.env
+        return env if isinstance(env, SimVectorEnv) and env.is_compiled and not self.has_resets else None
 
     @property
     def obs_dtype(self) -> torch.dtype:
@@ -93,7 +100,8 @@ class TorchEnv:
         names = ["obs", "terminated", "truncated", "final_obs"]
         if self._host.reward.dtype == np.float32:  # an env of float64 precision has its own
             names.append("reward")
-        return step, self._host._replace(**{name: getattr(step, name).numpy() for name in names})
+        arrays = self._host._replace(**{name: getattr(step, name).numpy() for name in names})
+        return step, self.env.bind(arrays)
 
     def reset(self) -> None:
         """Begin with the first episodes of the env's seed; `obs` [N, *O] are their first observations."""
@@ -117,7 +125,15 @@ class TorchEnv:
         self.obs = tensors.obs
         return ended
 
+    def took(self, obs: Tensor, episode_return: NDArray, episode_length: NDArray) -> None:
+        """Take note of T steps that a kernel has taken itself: obs [N, *O] to act on next; return and length [T, N]."""
+        self.obs = obs
+        ended = episode_length > 0
+        self._count_episodes(episode_return[ended], episode_length[ended])
+
     def _count_episodes(self, returns: NDArray, lengths: NDArray) -> None:
+        self.episodes += max(0, len(returns) - len(self._recent))  # more than there is room for: the last ones
+        returns, lengths = returns[-len(self._recent) :], lengths[-len(self._recent) :]
         rows = (self.episodes + np.arange(len(returns))) % len(self._recent)
         self._recent[rows, 0], self._recent[rows, 1] = returns, lengths
         self.episodes += len(returns)

@@ -12,6 +12,8 @@ FILES = sorted([*(ROOT / "envs").rglob("*.py"), *(ROOT / "rlsys").rglob("*.py")]
 LEVELS = {
     "rlsys": 0,
     "rlsys.mlp_kernels": 1,
+    "rlsys.rollout_kernels": 1,
+    "rlsys.dqn_kernels": 1,
     "rlsys.native": 1,
     "rlsys.networks": 1,
     "rlsys.policy": 1,

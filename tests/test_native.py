@@ -46,7 +46,8 @@ def native_for(agent: PPO, threads: int = 1) -> Native:
     gaussian = policy.spec.rule == "gaussian"
     head, free = (policy.head.mean, [policy.head.log_std]) if gaussian else (policy.head, [])
     rule = ppo_rules.rule(policy.spec.rule, agent.config.normalize_advantage)
-    return Native([[*policy.body, head], [*critic.body, critic.head]], free, rule, threads)
+    order = [*policy.parameters(), *critic.parameters()]
+    return Native([[*policy.body, head], [*critic.body, critic.head]], free, rule, order, threads)
 
 
 def in_native_order(agent: PPO, tensors: dict) -> torch.Tensor:
@@ -60,10 +61,11 @@ def in_native_order(agent: PPO, tensors: dict) -> torch.Tensor:
 
 def fit(engine: Native, samples, config: PPOConfig, batches, **options) -> np.ndarray:
     obs, action, log_prob, advantage, target = samples
+    norm = (np.zeros(obs.shape[1], obs.numpy().dtype), np.ones(obs.shape[1], obs.numpy().dtype), 1e30)
     columns = torch.cat([torch.stack([log_prob, advantage, target], 1), action.view(S, -1).to(obs.dtype)], 1)
     constants = np.array([config.clip_range, config.vf_coef, config.ent_coef])
     defaults = {"learning_rate": 1e-3, "epsilon": 1e-5, "max_grad_norm": math.inf}
-    return engine.fit(obs.numpy(), columns.numpy(), batches, constants, **{**defaults, **options})
+    return engine.fit(obs.numpy(), norm, columns.numpy(), batches, constants, **{**defaults, **options})
 
 
 CASES = [
@@ -160,13 +162,14 @@ def test_the_bits_do_not_depend_on_the_number_of_threads():
     assert weights(1).equal(two)  # the serial kernel
 
 
+@pytest.mark.parametrize("sim", ["cartpole", "pendulum"])
 @pytest.mark.parametrize(("first", "second"), [("native", "torch"), ("torch", "native"), ("native", "native")])
-def test_a_run_can_go_on_with_the_other_engine(first, second):
-    a = PPO(TorchEnv(make("cartpole", 4)), CONFIG, seed=0, engine=first)
+def test_a_run_can_go_on_with_the_other_engine(first, second, sim):
+    a = PPO(TorchEnv(make(sim, 4)), CONFIG, seed=0, engine=first)
     for _ in range(3):
         a.iterate(0.0)
     state = copy.deepcopy(a.state())
-    b = PPO(TorchEnv(make("cartpole", 4)), CONFIG, seed=1, engine=second)
+    b = PPO(TorchEnv(make(sim, 4)), CONFIG, seed=1, engine=second)
     b.load_state(state)
     a.iterate(0.5)
     b.iterate(0.5)
@@ -180,12 +183,13 @@ def test_torch_and_the_kernels_see_the_same_weights():
     agent = PPO(TorchEnv(make("cartpole", 4)), CONFIG, seed=0, engine="native")
     agent.iterate(0.0)
     obs = torch.randn(7, 4)
-    out = agent.native.evaluate(obs.numpy(), (0, 2))
+    norm = native.norm_of(agent.policy.encoder)
+    out = agent.native.evaluate(obs.numpy(), norm, (0, 2))
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(out[:, :2].copy()), agent.policy(obs), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(torch.from_numpy(out[:, 2].copy()), agent.critic(obs), rtol=1e-5, atol=1e-6)
     agent.policy.head.bias.data += 1.0
-    assert np.allclose(agent.native.evaluate(obs.numpy(), (0, 1)), out[:, :2] + 1.0, atol=1e-6)
+    assert np.allclose(agent.native.evaluate(obs.numpy(), norm, (0, 1)), out[:, :2] + 1.0, atol=1e-6)
 
 
 def test_the_rational_tanh_is_right_to_3e7_everywhere():
@@ -198,7 +202,7 @@ def test_auto_takes_the_native_engine_where_it_fits_and_torch_elsewhere():
     assert PPO(TorchEnv(make("cartpole", 4)), CONFIG, seed=0, engine="auto").native
     gelu = replace(CONFIG, activation="gelu")
     assert PPO(TorchEnv(make("cartpole", 4)), gelu, seed=0, engine="auto").native is None
-    with pytest.raises(ValueError, match="gelu has no compiled form"):
+    with pytest.raises(ValueError, match="GELU has no compiled form"):
         PPO(TorchEnv(make("cartpole", 4)), gelu, seed=0, engine="native")
     with pytest.raises(ValueError, match="observations are pictures"):
         PPO(TorchEnv(make("snake", 4)), CONFIG, seed=0, engine="native")

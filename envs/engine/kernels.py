@@ -32,8 +32,8 @@ from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 
 from envs.engine import rng
-from envs.engine.jit import LIBRARIES, names_used, private, pure
-from envs.engine.sim import ENGINE_FIELDS, Sim
+from envs.engine.jit import LIBRARIES, names_used, pointer, private, pure
+from envs.engine.sim import ENGINE_FIELDS, REAL, Sim
 
 BACKENDS = ("python", "serial", "parallel")
 NUMBA_CONFIG = vars(numba.config)  # $NUMBA_...
@@ -44,38 +44,45 @@ COMPILER = (Path(__file__), Path(__file__).with_name("jit.py"))
 
 @cache
 def load(sim: Sim, backend: str, precision: str) -> types.ModuleType:
-    """The kernels of `sim`, a module with `reset_batch`, `step_batch`, `observe_batch`, `invalid_state` (see batch.py).
+    """The kernels of `sim`, a module with `reset_batch`, `step_bound`, `observe_batch`, `invalid_state`, ... (see batch.py).
 
     backend: "python" (not compiled: slow, but a debugger works), "serial" (one core) or "parallel" (all cores).
     """
     names: dict[str, Any] = {"reset": sim.reset, "step": sim.step, "observe": sim.observe, "valid": sim.valid}
     names |= {"level_of": rng.level_of, "stream_key": rng.stream_key, "NUM_ACTIONS": _num_actions(sim.action_space)}
-    shape = (sim.state.dtype(precision, ENGINE_FIELDS).descr, sim.params.dtype(precision).descr)
-    return fill_in(BATCH, names, backend, sim.name.lower(), shape)
+    names |= {"STATE": sim.state.dtype(precision, ENGINE_FIELDS), "PARAMS": sim.params.dtype(precision)}
+    names |= {"OBS": sim.observation_space.dtype, "OBS_SHAPE": sim.observation_space.shape, "pointer": pointer}
+    names["REAL"] = real = np.dtype(REAL[precision])
+    literal = np.float32 if real.itemsize == 4 else float
+    # A serial step is too short to let go of Python's lock for: that takes as long as four CartPoles.
+    return fill_in(BATCH, names, backend, sim.name.lower(), literal=literal, nogil=backend == "parallel")
 
 
 def fill_in(
-    template: Path, names: dict[str, Any], backend: str, title: str, shape: object = "", **options: bool
+    template: Path, names: dict[str, Any], backend: str, title: str, *, literal: type = float, **options: Any
 ) -> types.ModuleType:
-    """The file `template` as a module in which `names`, and `njit`, `njit_batch` and `prange`, are defined.
+    """The file `template` as a module in which `names`, and decorators for its functions, are defined.
 
-    title: names the cache folder. shape: what else, beside the code that `names` reach, the machine code depends on.
-    options: for the template's own functions, such as fastmath.
+    `njit` is for functions that others call, `njit_batch` for what Python calls (kept in the cache; `prange` shares it out
+    where the backend is parallel), and `njit_entry` for what Python calls and nobody shares out.
+
+    title: names the cache folder. literal: what float literals are in the code that `names` reach (see jit.py).
+    options: for the template's own functions, such as fastmath and nogil.
     """
     memo: dict = {}
     if backend == "python" or JIT_DISABLED:
         plain = {name: pure(value, memo) for name, value in names.items()}
-        return _run(template, {**plain, "njit": lambda f: f, "njit_batch": lambda f: f, "prange": range})
+        return _run(template, {**plain, **dict.fromkeys(("njit", "njit_batch", "njit_entry"), lambda f: f), "prange": range})
 
     parallel = backend == "parallel"
-    folder = f"{title}-{backend}-{fingerprint(template, names, (shape, sorted(options.items())))}"
+    folder = f"{title}-{backend}-{fingerprint(template, names, (literal, _in_order(options)))}"
     source = _private_copy(template, folder)
-    names = {name: private(value, folder, memo) for name, value in names.items()}
-    plain_njit = numba.njit(error_model="numpy", nogil=True, **options)  # type: ignore[call-overload]
-    compiled = numba.njit(error_model="numpy", nogil=True, parallel=parallel, **options)  # type: ignore[call-overload]
+    names = {name: private(value, folder, memo, literal) for name, value in names.items()}
+    options = {"error_model": "numpy", **options}
+    njit = numba.njit(**options)
 
-    def njit_batch(function):
-        kernel = compiled(function)
+    def njit_entry(function, njit=njit):
+        kernel = njit(function)
         if source != template:
             try:
                 kernel._cache = _Cache(function)  # as `cache=True` does, with Numba's own
@@ -83,8 +90,11 @@ def fill_in(
                 warnings.warn(f"kernels of {title} are not cached: {error}", stacklevel=2)
         return kernel
 
-    prange = numba.prange if parallel else range
-    return _run(source, {**names, "njit": plain_njit, "njit_batch": njit_batch, "prange": prange})
+    def njit_batch(function):
+        return njit_entry(function, numba.njit(parallel=parallel, **options))
+
+    decorators = {"njit": njit, "njit_batch": njit_batch, "njit_entry": njit_entry}
+    return _run(source, {**names, **decorators, "prange": numba.prange if parallel else range})
 
 
 def _num_actions(space: gymnasium.Space) -> int | tuple[int, ...]:
@@ -186,12 +196,12 @@ def _feed(digest, name: str, value: Any, seen: set[Any], used: AbstractSet[str] 
     elif isinstance(value, type):  # a number type, or an Enum with its members
         digest.update(repr((value, getattr(value, "__members__", None))).encode())
     elif isinstance(value, Dispatcher) or inspect.isfunction(value):
-        if id(value) in seen:
+        if id(value) in seen or value.__module__.split(".")[0] in LIBRARIES:
             return
         seen.add(id(value))
         function: Any = getattr(value, "py_func", value)
         _feed_code(digest, function.__code__)
-        digest.update(repr(getattr(value, "targetoptions", None)).encode())
+        digest.update(repr(_in_order(getattr(value, "targetoptions", {}))).encode())
         _feed(digest, "defaults", function.__defaults__ or (), seen)
         scope = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
         mentioned = frozenset(names_used(function.__code__))
@@ -203,6 +213,11 @@ def _feed(digest, name: str, value: Any, seen: set[Any], used: AbstractSet[str] 
         seen.add((id(value), used))
         for member in sorted(used & vars(value).keys()):
             _feed(digest, member, vars(value)[member], seen, used)
+
+
+def _in_order(options: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Compiler options, with sets (fastmath's) in an order that is the same in every process."""
+    return sorted((name, sorted(value) if isinstance(value, set) else value) for name, value in options.items())
 
 
 def _feed_code(digest, code: types.CodeType) -> None:

@@ -28,15 +28,22 @@ stream_key = pure(rng.stream_key)  # called once: not worth compiling
 
 
 class Transition(NamedTuple):
-    """The arrays that one `step` writes (N envs). The last three have meaning only in rows whose episode ended."""
+    """The arrays that one `step` writes (N envs)."""
 
     obs: NDArray  # [N, ...] the observation to act on next (after a SAME_STEP autoreset: of the new episode)
     reward: NDArray  # [N] float32, or float64 at precision float64
     terminated: NDArray  # [N] bool: the world ended the episode
     truncated: NDArray  # [N] bool: the step limit was reached (both flags may be set)
-    final_obs: NDArray  # [N, ...] the last observation of the episode that ended
-    episode_return: NDArray  # [N] float64, undiscounted
-    episode_length: NDArray  # [N] int64
+    final_obs: NDArray  # [N, ...] the last observation of the episode that ended; elsewhere without meaning
+    episode_return: NDArray  # [N] float64, undiscounted, of the episode that ended; elsewhere 0
+    episode_length: NDArray  # [N] int64, likewise
+
+
+class Bound(Transition):
+    """A Transition whose arrays have been checked, and their addresses put down for the kernels (`SimVectorEnv.bind`)."""
+
+    owner: Any = None
+    addresses: NDArray
 
 
 class SimVectorEnv(VectorEnv):
@@ -111,12 +118,16 @@ class SimVectorEnv(VectorEnv):
         self._chunk = max(1, -(-num_envs // threads))
         self._next_step = mode is AutoresetMode.NEXT_STEP
         self._kernels = kernels.load(sim, backend, precision)
-        self._out = self.arrays()
+        self._ended = np.zeros(num_envs, bool)
         self.valid: NDArray | None = None
         self._discrete = not isinstance(sim.action_space, gymnasium.spaces.Box)
         self._action_dtype = np.dtype(np.int64 if self._discrete else np.float32)
         self._action_shape = (num_envs, *(sim.action_space.shape or ()))
+        self._seed = np.zeros(1, np.uint64)
         self._seed_episode_streams(seed)
+        self._out: Any = self.arrays()
+        self._out = self._bound = self.bind(self._out)
+        self._step: Any = None  # the kernel, once it is compiled
 
     # -- Gymnasium's API ---------------------------------------------------------------------------------------------
 
@@ -132,10 +143,11 @@ class SimVectorEnv(VectorEnv):
         mask, levels = self._reset_mask(options.get("reset_mask")), self._forced_levels(options.get("level"))
         if seed is not None:
             self._seed_episode_streams(seed)
-        self._run(self._kernels.reset_batch, levels, mask, self._out.obs, self._chunk)
+        with np.errstate(over="ignore"):  # pure Python's unsigned integers warn as they wrap around
+            self._kernels.reset_batch(self._world(), self._chunk, levels, mask, self._out.obs)
         if not mask.all():
             self.observe()  # the last step may have written its observations elsewhere
-        return self._returned(self._out.obs), {}
+        return self._out.obs.copy() if self.copy else self._out.obs, {}
 
     def step(self, actions: NDArray, out: Transition | None = None):
         """Advance every env by one step; returns (obs, reward, terminated, truncated, info), arrays over N envs.
@@ -143,16 +155,29 @@ class SimVectorEnv(VectorEnv):
         actions: (N,) integers for Discrete, (N, k) integers for MultiDiscrete, (N, ...) floats for Box.
         out: arrays to write into (from `arrays`); by default the env's own.
         info: empty, or, if episodes ended, `final_obs` and `episode` (`r` return, `l` length) with their row masks.
+        All arrays are the env's own, or those of `out`, unless it was made with copy=True.
         """
-        out = self._out if out is None else out
-        done = self.advance(actions, out)
-        info: dict[str, Any] = {}
-        if done is not None:
-            episode = {"r": np.where(done, out.episode_return, 0.0), "l": np.where(done, out.episode_length, 0)}
-            info = {"episode": episode, "_episode": done}
+        if out is None:
+            out = self._out
+        if self._next_step:
+            ended = self.advance(actions, out)
+        else:  # the same, in place: with a handful of envs, a call is a tenth of all the time
+            if out is not self._bound:
+                self._bound = self.bind(out)
+            try:
+                num_ended = self._step(self._bound.addresses, actions)
+            except TypeError:
+                num_ended = self._step_checked(actions)
+            ended = None if num_ended == 0 else self._ended_mask(num_ended, actions)
+        obs, reward, terminated, truncated, final_obs, episode_return, episode_length = out
+        if ended is None:
+            info: dict[str, Any] = {}
+        else:
+            info = {"episode": {"r": episode_return, "l": episode_length}, "_episode": ended}
             if not self._next_step:
-                info |= {"final_obs": self._returned(out.final_obs), "_final_obs": done}
-        obs, reward, terminated, truncated = (self._returned(array) for array in out[:4])
+                info |= {"final_obs": final_obs, "_final_obs": ended}
+        if self.copy:
+            return obs.copy(), reward.copy(), terminated.copy(), truncated.copy(), _copied(info)
         return obs, reward, terminated, truncated, info
 
     def render(self) -> tuple[NDArray, ...]:
@@ -164,17 +189,30 @@ class SimVectorEnv(VectorEnv):
     def advance(self, actions: NDArray, out: Transition) -> NDArray | None:
         """`step` without its wrapping: fills `out`; returns the mask (N,) of envs whose episode ended, or None if none.
 
-        Sets `valid`, the mask (N,) of rows that are experience: all (None), but for the resets of NextStep.
+        Sets `valid`, the mask (N,) of rows that are experience: all (None), but for the resets of NextStep. Both masks
+        are overwritten by the next call.
         """
-        actions = self._checked(actions)
-        if out is not self._out:
-            self._check_out(out)
+        if out is not self._bound:
+            self._bound = self.bind(out)
         if self._next_step:
             self.valid = self._states["ended"] == 0
-        ended = self._run(self._kernels.step_batch, self.max_episode_steps, self._next_step, actions, *out, self._chunk)
-        if ended < 0:
-            self._reject(actions, -1 - ended)
-        return out.terminated | out.truncated if ended else None
+        try:
+            num_ended = self._step(self._bound.addresses, actions)
+        except TypeError:  # there is no kernel yet, or not for such actions: a list, another dtype, a strided array, ...
+            num_ended = self._step_checked(actions)
+        return None if num_ended == 0 else self._ended_mask(num_ended, actions)
+
+    def bind(self, out: Transition) -> Bound:
+        """`out` as `step` and `advance` take it without looking again. ValueError if this env cannot write into it."""
+        if isinstance(out, Bound) and out.owner is self:
+            return out
+        if not isinstance(out, Transition):
+            raise ValueError(f"out is a {type(out).__name__}, not a Transition, as `arrays` makes them.")
+        for name, array, own in zip(Transition._fields, out, self._out, strict=True):
+            _check_array(name, array, own)
+        bound = Bound(*out)
+        bound.owner, bound.addresses = self, self._addresses(out)
+        return bound
 
     def restart(self, obs: NDArray) -> None:
         """Begin with the first episodes of this env's seed (again); writes their observations into obs (N, ...)."""
@@ -200,6 +238,21 @@ class SimVectorEnv(VectorEnv):
         return self._states
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether other kernels can step these envs: not with backend="python"."""
+        return self.backend != "python"
+
+    @property
+    def inline(self) -> dict[str, Any]:
+        """Functions of batch.py for a kernel that steps these envs itself: `step_rows(world_at(env.world), ...)`."""
+        return {name: getattr(self._kernels, name) for name in ("step_rows", "world_at", "is_valid")}
+
+    @property
+    def world(self) -> NDArray:
+        """Where this env's records are, for `world_at`."""
+        return self._out.addresses
+
+    @property
     def params(self) -> NDArray:
         """The live parameter records, (1,) if all envs share them, else (N,)."""
         return self._params
@@ -209,7 +262,7 @@ class SimVectorEnv(VectorEnv):
         obs = self._out.obs if out is None else out
         _check_array("out", obs, self._out.obs)
         self._check_states(self._states, self._params)
-        self._call(self._kernels.observe_batch, self._states, self._params, self._stride, obs)
+        self._kernels.observe_batch(self._rows(self._states), self._rows(self._params), self._stride, obs)
         return obs
 
     def get_state(self) -> dict[str, NDArray]:
@@ -217,7 +270,7 @@ class SimVectorEnv(VectorEnv):
         return {
             "states": self._states.view(np.uint8).copy(),
             "params": self._params.view(np.uint8).copy(),
-            "seed": np.array([self._seed], np.uint64).view(np.int64),
+            "seed": self._seed.view(np.int64).copy(),
         }
 
     def set_state(self, state: dict[str, NDArray], obs: NDArray | None = None) -> None:
@@ -235,7 +288,7 @@ class SimVectorEnv(VectorEnv):
                 )
         self._check_states(theirs["states"].view(self._states.dtype), theirs["params"].view(self._params.dtype))
         self._states.view(np.uint8)[:], self._params.view(np.uint8)[:] = theirs["states"], theirs["params"]
-        self._seed = np.asarray(state["seed"], np.int64).reshape(-1).view(np.uint64)[0]
+        self._seed[:] = np.asarray(state["seed"], np.int64).view(np.uint64)
         self.observe(obs)
 
     def frame(self, i: int, size: int = 400) -> NDArray:
@@ -249,17 +302,33 @@ class SimVectorEnv(VectorEnv):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _run(self, kernel, *arguments):
-        """Call a kernel that may begin episodes, with what all of those need first."""
-        records = (self._states, self._blank, self._params)
-        return self._call(kernel, *records, self._stride, self._seed, *self._levels, *arguments)
+    def _rows(self, records: NDArray) -> NDArray:
+        """Records as the kernels take them: plain Python reads `s.x` only from a recarray."""
+        return records.view(np.recarray) if self.backend == "python" else records
 
-    def _call(self, kernel, *arguments):
-        if self.backend != "python":
-            return kernel(*arguments)
-        plain = [a.view(np.recarray) if getattr(a, "dtype", None) and a.dtype.names else a for a in arguments]
-        with np.errstate(over="ignore"):  # NumPy warns where unsigned integers wrap around, as they should
-            return kernel(*plain)
+    def _world(self) -> tuple:
+        """What batch.py calls a world."""
+        states, blank, params = (self._rows(records) for records in (self._states, self._blank, self._params))
+        numbers = (self._seed[0], *self._levels, self.max_episode_steps, self._next_step)
+        return (states, blank, params, self._stride, *numbers, self._ended)
+
+    def _addresses(self, out: Transition) -> NDArray:
+        """World and out as one array of numbers, as `world_at` and `out_at` in batch.py read it."""
+        arrays = (self._states, self._blank, self._params, self._seed, self._ended, *out)
+        numbers = (self.num_envs, self._chunk, self._stride, *self._levels, self.max_episode_steps, self._next_step)
+        return np.array([*numbers, *(array.ctypes.data for array in arrays)], np.int64)
+
+    def _step_checked(self, actions: Any) -> int:
+        """One step by actions that may be anything; the first one compiles the kernel."""
+        actions = self._checked(actions)
+        assert self._bound
+        if self.backend == "python":
+            with np.errstate(over="ignore"):
+                return self._kernels.step_batch(self._world(), self._chunk, actions, *self._bound)
+        self._step = self._kernels.step_bound
+        num_ended = self._step(self._bound.addresses, actions)
+        self._step.disable_compile()  # from now on what is not such an array is a TypeError
+        return num_ended
 
     def _seed_episode_streams(self, seed: int | None) -> None:
         """Seed the streams, so that the next episode of each env is its first, and draw the randomised parameters."""
@@ -267,13 +336,13 @@ class SimVectorEnv(VectorEnv):
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
         self.seed = seed = _integer("seed", seed, 0, 2**63 - 1)
         with np.errstate(over="ignore"):
-            self._seed = stream_key(np.uint64(seed), np.uint64(SPLIT_SALT[self.split]), np.uint64(0))
+            self._seed[0] = stream_key(np.uint64(seed), np.uint64(SPLIT_SALT[self.split]), np.uint64(0))
         self._blank["episode"] = -1
         self._states[:] = self._blank
         for k, (name, default) in enumerate(self.sim.params.defaults.items()):
             value = self._overrides.get(name, default)
             if isinstance(value, list | tuple):
-                random = np.random.Generator(np.random.Philox(key=[int(self._seed), k]))
+                random = np.random.Generator(np.random.Philox(key=[int(self._seed[0]), k]))
                 low, high = value
                 if isinstance(default, float):
                     value = low + (high - low) * random.random(self.num_envs)
@@ -304,9 +373,6 @@ class SimVectorEnv(VectorEnv):
             forced[:] = array
         return forced
 
-    def _returned(self, array: NDArray) -> NDArray:
-        return array.copy() if self.copy else array
-
     def _checked(self, actions: Any) -> NDArray:
         """`actions` as an array of the one type and shape that the kernel takes (for another it would be recompiled)."""
         if type(actions) is np.ndarray and actions.dtype == self._action_dtype and actions.shape == self._action_shape:
@@ -325,22 +391,25 @@ class SimVectorEnv(VectorEnv):
         with np.errstate(over="ignore"):  # what becomes infinite is rejected by the kernel
             return np.array(array, self._action_dtype, order="C")
 
-    def _check_out(self, out: Transition) -> None:
-        if not isinstance(out, Transition):
-            raise ValueError(f"out is a {type(out).__name__}, not a Transition, as `arrays` makes them.")
-        for name, array, own in zip(Transition._fields, out, self._out, strict=True):
-            _check_array(name, array, own)
-
     def _check_states(self, states: NDArray, params: NDArray) -> None:
         """Raise ValueError if the sim must not see one of these states. Sims without `valid` take any."""
         if self.sim.valid is None:
             return
-        invalid = self._call(self._kernels.invalid_state, states, params, self._stride)
+        invalid = self._kernels.invalid_state(self._rows(states), self._rows(params), self._stride)
         if invalid >= 0:
             raise ValueError(f"the state of env {invalid} is not a valid state of {self.sim.name}.")
 
-    def _reject(self, actions: NDArray, i: int) -> None:
-        raise ValueError(f"action {actions[i]!r} of env {i} is not in {self.single_action_space}; no env was stepped.")
+    def _ended_mask(self, num_ended: int, actions: Any) -> NDArray:
+        """The mask of envs whose episode ended; ValueError where the kernel has refused the actions."""
+        if num_ended < 0:
+            actions, i = self._checked(actions), -1 - num_ended  # which raises if they are too few or too many
+            message = f"action {actions[i]!r} of env {i} is not in {self.single_action_space}; no env was stepped."
+            raise ValueError(message)
+        return self._ended
+
+
+def _copied(info: dict[str, Any]) -> dict[str, Any]:
+    return {name: _copied(value) if isinstance(value, dict) else value.copy() for name, value in info.items()}
 
 
 def make(sim: str | Sim, num_envs: int = 1, **kwargs: Any) -> SimVectorEnv:

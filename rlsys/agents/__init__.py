@@ -42,6 +42,13 @@ def build(env: TorchEnv, config: Any, seed: int, *, engine: str = "auto", thread
     return agent(env, config, seed)
 
 
+def is_native(engine: str, reason_against: str | None) -> bool:
+    """Whether to train natively, given the `engine` asked for and what speaks against it; ValueError if it was asked for."""
+    if engine == "native" and reason_against:
+        raise ValueError(f"engine=native cannot be: {reason_against}. Use engine=auto.")
+    return engine != "torch" and not reason_against
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer | Native) -> dict[str, Any]:
     """An optimiser's moments and step counts as nested dicts with string keys (its hyperparameters come from the config)."""
     if isinstance(optimizer, Native):

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlsys import returns
-from rlsys.agents import load_optimizer_state, optimizer_state, ppo_rules
+from rlsys.agents import is_native, load_optimizer_state, optimizer_state, ppo_rules
 from rlsys.buffers import action_tensor
 from rlsys.config import PPOConfig
-from rlsys.native import ACTIVATIONS, Native
+from rlsys.native import Native, Rollout, norm_of, reason_against
 from rlsys.networks import Encoder, RunningNorm, linear, mlp
 from rlsys.policy import Policy, PolicySpec
 from rlsys.torchenv import TorchEnv
@@ -74,6 +75,10 @@ class PPO:
         self.log_prob = torch.zeros(length, n, device=device)
         rows = [type(self.rollout)(*row) for row in zip(*self.rollout, strict=True)]
         self.slots = [env.bind(row._replace(obs=self.obs[t + 1])) for t, row in enumerate(rows)]
+        self.fused = Rollout(self.native, env.compiled, env.action_spec.n) if self.native and env.compiled else None
+        self.value_of = torch.zeros(length + 1, n, device=device)  # V(obs), if `fused`
+        low, half = self.policy.low.numpy(force=True), 0.5 * (self.policy.high - self.policy.low).numpy(force=True)
+        self.box = (low, half, self.policy.is_bounded)
 
     # -- one iteration -----------------------------------------------------------------------------------------------
 
@@ -94,9 +99,29 @@ class PPO:
         """Act for n_steps; fills obs, action, log_prob and rollout."""
         self.obs[0].copy_(self.env.obs)
         noise = self.noise()
+        if self.fused:
+            self.collect_fused(noise.numpy())
+            return
         for t, slot in enumerate(self.slots):
-            self.act(self.policy.encoder(self.obs[t]), noise[t], self.action[t], self.log_prob[t])
+            self.act(self.obs[t], noise[t], self.action[t], self.log_prob[t])
             self.env.step(self.policy.to_env(self.action[t]), slot)
+        self.steps += self.log_prob.numel()
+
+    def collect_fused(self, noise: NDArray) -> None:
+        """The same, and V(obs) as well, in one call of a compiled kernel."""
+        assert self.fused
+        roll, shape = self.rollout, self.log_prob.shape
+        action = self.action.numpy()
+        env_action = action if self.env.action_spec.n else np.empty((*shape, *self.env.action_spec.shape), np.float32)
+        returns_, lengths = np.empty(shape), np.empty(shape, np.int64)
+        steps = (roll.reward, roll.terminated, roll.truncated, roll.final_obs)
+        self.fused(
+            shape[1] * self.config.n_steps, norm_of(self.policy.encoder), noise,
+            self.obs.numpy(), self.obs.flatten(2).numpy(), action.reshape(*shape, -1), env_action,
+            env_action.reshape(*shape, -1), self.log_prob.numpy(), self.value_of.numpy(),
+            (*(x.numpy() for x in steps), returns_, lengths), self.box,
+        )  # fmt: skip
+        self.env.took(self.obs[-1], returns_, lengths)
         self.steps += self.log_prob.numel()
 
     def noise(self) -> Tensor:
@@ -105,11 +130,13 @@ class PPO:
         discrete = self.policy.spec.rule == "categorical"
         return noise.exponential_(generator=self.generator) if discrete else noise.normal_(generator=self.generator)
 
-    def act(self, features: Tensor, noise: Tensor, action: Tensor, log_prob: Tensor) -> None:
-        """Fill action [N] or [N, A] and log_prob [N], given features [N, F] and noise [N, A]."""
+    def act(self, obs: Tensor, noise: Tensor, action: Tensor, log_prob: Tensor) -> None:
+        """Fill action [N] or [N, A] and log_prob [N], given obs [N, *O] and noise [N, A]."""
         if self.native:
-            self.native.pick(*(x.numpy() for x in (features, noise, action.view(len(noise), -1), log_prob)))
+            arrays = (noise, action.view(len(noise), -1), log_prob)
+            self.native.pick(obs.flatten(1).numpy(), norm_of(self.policy.encoder), *(x.numpy() for x in arrays))
             return
+        features = self.policy.encoder(obs)
         rule = self.policy.rule(features)
         action.copy_(rule.pick(noise))
         log_prob.copy_(rule.log_prob(action))
@@ -118,9 +145,15 @@ class PPO:
     def advantages(self) -> tuple[Tensor, Tensor, Tensor]:
         """Value, advantage and value target of every step, [T, N] each."""
         roll, c = self.rollout, self.config
-        value = self.values(self.obs)  # [T + 1, N]
+        value = self.value_of if self.fused else self.values(self.obs)  # [T + 1, N]
         reward = self.scale_rewards(roll.reward, roll.terminated | roll.truncated)
         final_value = self.final_values(roll.truncated & ~roll.terminated)
+        if self.fused:
+            advantage, target = torch.empty_like(reward), torch.empty_like(reward)
+            arrays = (reward, value, final_value, roll.terminated, roll.truncated)
+            numbers = (c.gamma, c.gae_lambda)
+            self.fused.advantages(*(x.numpy() for x in arrays), *numbers, advantage.numpy(), target.numpy())
+            return value[:-1], advantage, target
         reward = returns.bootstrap_truncated(reward, roll.terminated, roll.truncated, final_value, c.gamma)
         ended = roll.terminated | roll.truncated
         advantage, target = returns.gae(reward, value[:-1], value[-1], ended, c.gamma, c.gae_lambda)
@@ -173,7 +206,8 @@ class PPO:
         samples = [self.log_prob.flatten(), advantage.flatten(), target.flatten()]
         samples += self.action.flatten(0, 1).view(len(samples[0]), -1).float().unbind(1)
         logs = native.fit(
-            self.policy.encoder(self.obs[:-1].flatten(0, 1)).numpy(),
+            self.obs[:-1].flatten(2).flatten(0, 1).numpy(),
+            norm_of(self.policy.encoder),
             torch.stack(samples, 1).numpy(),
             [at.numpy() for at in self.minibatches()],
             np.array([clip_range, c.vf_coef, c.ent_coef]),
@@ -230,10 +264,10 @@ class PPO:
 
     def value(self, obs: Tensor) -> Tensor:
         """V of observations [B, *O] -> [B]."""
-        features = self.policy.encoder(obs)
         if self.native:
-            return torch.from_numpy(self.native.evaluate(features.numpy(), (1, 2))[:, 0].copy())
-        return self.critic(features)
+            out = self.native.evaluate(obs.flatten(1).numpy(), norm_of(self.policy.encoder), (1, 2))
+            return torch.from_numpy(out[:, -1].copy())
+        return self.critic(self.policy.encoder(obs))
 
     def final_values(self, truncated: Tensor) -> Tensor:
         """V of the last observation of truncated episodes, 0 elsewhere: [T, N]."""
@@ -255,20 +289,12 @@ class PPO:
     def make_native(self, engine: str, threads: int) -> Native | None:
         """The native engine over our networks' parameters, if it is wanted and can be had."""
         policy: Any = self.policy
-        why_not = None
-        if self.env.device.type != "cpu":
-            why_not = f"the device is {self.env.device}"
-        elif self.policy.encoder.has_weights:
-            why_not = "the observations are pictures"
-        elif any(type(m) not in (nn.Linear, *ACTIVATIONS) for m in policy.body):
-            why_not = f"agent.activation={self.config.activation} has no compiled form"
-        if engine == "torch" or (engine == "auto" and why_not):
-            return None
-        if why_not:
-            raise ValueError(f"engine=native cannot be: {why_not}. Use engine=auto.")
         head, free = (policy.head.mean, [policy.head.log_std]) if policy.spec.rule == "gaussian" else (policy.head, [])
         networks = [[*policy.body, head], [*self.critic.body, self.critic.head]]
-        return Native(networks, free, ppo_rules.rule(policy.spec.rule, self.config.normalize_advantage), threads)
+        if not is_native(engine, reason_against(self.env.device, policy.encoder, networks)):
+            return None
+        rule = ppo_rules.rule(policy.spec.rule, self.config.normalize_advantage)
+        return Native(networks, free, rule, self.parameters, threads)
 
     def minibatches(self) -> Iterator[Tensor]:
         """Indices [B] into the flattened rollout: each epoch a new permutation of all steps that are experience."""

@@ -1,6 +1,6 @@
 """PPO's action rules and loss for the native engine: scalar functions of one sample (see `native.Rule`).
 
-An output row is [logits, value] (categorical), or [mean, value, log_std] (gaussian). A sample is [log_prob, advantage,
+An output row is [logits, value] (categorical), or [log_std, mean, value] (gaussian). A sample is [log_prob, advantage,
 target, *action]. The formulas are those of `PPO.loss`; here with their derivatives.
 """
 
@@ -82,8 +82,8 @@ def pick_gaussian(out, noise, action):
     n = len(noise)
     log_prob = 0.0
     for j in range(n):
-        log_std = out[n + j]  # no value between: only the policy's network has run
-        action[j] = out[j] + math.exp(log_std) * noise[j]
+        log_std = out[j]
+        action[j] = out[n + j] + math.exp(log_std) * noise[j]
         log_prob -= 0.5 * noise[j] * noise[j] + log_std + LOG_SQRT_2PI
     return log_prob
 
@@ -93,19 +93,19 @@ def gaussian_loss(out, sample, shift, scale, constants, d_out, log):
     n = (len(out) - 1) // 2
     log_prob, entropy = 0.0, 0.0
     for j in range(n):
-        log_std = out[n + 1 + j]
-        z = (sample[ACTION + j] - out[j]) * math.exp(-log_std)
+        log_std = out[j]
+        z = (sample[ACTION + j] - out[n + j]) * math.exp(-log_std)
         log_prob -= 0.5 * z * z + log_std + LOG_SQRT_2PI
         entropy += log_std + 0.5 + LOG_SQRT_2PI
     advantage = (sample[ADVANTAGE] - shift) / scale
     d_log_prob = surrogate(log_prob - sample[LOG_PROB], advantage, constants[CLIP], log)
     for j in range(n):
-        inverse_std = math.exp(-out[n + 1 + j])
-        z = (sample[ACTION + j] - out[j]) * inverse_std
-        d_out[j] = d_log_prob * z * inverse_std
-        d_out[n + 1 + j] = d_log_prob * (z * z - 1.0) - constants[ENT_COEF]
-    error = out[n] - sample[TARGET]
-    d_out[n] = 2.0 * constants[VF_COEF] * error
+        inverse_std = math.exp(-out[j])
+        z = (sample[ACTION + j] - out[n + j]) * inverse_std
+        d_out[j] = d_log_prob * (z * z - 1.0) - constants[ENT_COEF]
+        d_out[n + j] = d_log_prob * z * inverse_std
+    error = out[2 * n] - sample[TARGET]
+    d_out[2 * n] = 2.0 * constants[VF_COEF] * error
     log[2] += error * error
     log[3] -= entropy
 
@@ -117,4 +117,4 @@ def rule(name: str, normalize_advantage: bool) -> Rule:
         "gaussian": (pick_gaussian, gaussian_loss),
     }[name]
     title = f"ppo-{name}-{'standardized' if normalize_advantage else 'plain'}"
-    return Rule(title, pick_row, loss_row, ADVANTAGE if normalize_advantage else -1, len(LOGS))
+    return Rule(title, loss_row, len(LOGS), ADVANTAGE if normalize_advantage else -1, pick_row)

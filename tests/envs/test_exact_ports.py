@@ -78,10 +78,10 @@ def test_float32_cartpole_agrees_with_gymnasium_to_1e_6():
     assert 0.1 < their_terminated.mean() < 0.9  # the flag was put to the test
 
 
-def test_float32_pendulum_agrees_with_gymnasium_to_2e_6():
+def test_float32_pendulum_agrees_with_gymnasium_to_4e_6():
     _, (after, reward, terminated, _), (their_after, their_reward, _, _) = pendulum("float32")
-    np.testing.assert_allclose(after, their_after, rtol=0, atol=2e-6)
-    np.testing.assert_allclose(reward, their_reward, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(after, their_after, rtol=0, atol=4e-6)
+    np.testing.assert_allclose(reward, their_reward, rtol=0, atol=4e-6)
     assert not terminated.any()
 
 
@@ -198,8 +198,8 @@ def test_an_episode_stays_gymnasiums_to_the_end(name, changed):
             action = rng.uniform(-3, 3, 1).astype(np.float32).astype(np.float64)
         _, reward, terminated, _, _ = env.step(np.array([action]))
         _, their_reward, their_terminated, _, _ = original.step(action)
-        np.testing.assert_allclose([env.state[f][0] for f in fields], original.state, rtol=0, atol=1e-11)
-        assert reward[0] == pytest.approx(their_reward, abs=1e-11)
+        np.testing.assert_allclose([env.state[f][0] for f in fields], original.state, rtol=0, atol=1e-8)
+        assert reward[0] == pytest.approx(their_reward, abs=1e-8)
         assert terminated[0] == their_terminated
         if their_terminated:
             break

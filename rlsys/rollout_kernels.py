@@ -1,0 +1,88 @@
+"""A whole rollout of compiled envs in one call: look, act, step, and write everything down.
+
+This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `forward, outputs, normalised, LANES`
+(mlp_kernels.py), `pick_row` (native.Rule), `step_rows, world_at, is_valid` (of the sim: batch.py), `DISCRETE`, and `njit`,
+`njit_batch`, `njit_entry`, `prange`.
+
+T time, N envs, O observation, F features (O flattened), A action. The envs are cut into chunks of ENVS, which never meet:
+a thread takes its chunks through all T steps. net and norm as in mlp_kernels.py.
+"""
+
+ENVS = 32  # rows that make full use of the matrix product, and enough chunks for the threads of a small rollout
+
+
+@njit
+def _to_env(action, box, env_action):
+    """A normalised action [A] in the env's units [A]; box = (low [A], half its width [A], whether it has bounds)."""
+    low, half, is_bounded = box
+    for j in range(len(action)):
+        a = action[j]
+        env_action[j] = low[j] + (min(max(a, -1.0), 1.0) + 1.0) * half[j] if is_bounded else a
+
+
+@njit_batch
+def rollout(bound, net, norm, noise, obs, obs_rows, action, env_action, env_rows, log_prob, value, step, box, acts, xs, outs):
+    """Act T times in every env, from obs[0] on. Returns T, or the step at which the policy gave an invalid action.
+
+    noise [T, N, A] decides the actions. Filled: obs [T + 1, N, *O], of which obs_rows [T + 1, N, F] is a view; action
+    [T, N, A] (A = 1 if discrete); env_action [T, N, *A], of which env_rows [T, N, A] is a view; log_prob [T, N]; value
+    [T + 1, N], if there is a second network; and step, the arrays [T, N, *] of what a step gives.
+    """
+    reward, terminated, truncated, final_obs, episode_return, episode_length = step
+    steps, n = log_prob.shape
+    n_nets = len(net[2]) - 1
+    n_chunks = (n + ENVS - 1) // ENVS
+    good = steps
+    for lane in prange(min(LANES, n_chunks)):
+        world = world_at(bound)
+        x, out = xs[lane], outs[lane]
+        for c in range(lane, n_chunks, LANES):
+            low, high = c * ENVS, min(n, (c + 1) * ENVS)
+            rows = high - low
+            for t in range(steps + 1):
+                for r in range(rows):
+                    normalised(obs_rows[t, low + r], norm, x[r])
+                if t == steps:
+                    if n_nets > 1:
+                        forward(net, (1, 2), x[:rows], acts[lane], rows)
+                        outputs(net, (1, 2), acts[lane], rows, out)
+                        for r in range(rows):
+                            value[t, low + r] = out[r, len(net[0]) - net[3]]
+                    break
+                forward(net, (0, n_nets), x[:rows], acts[lane], rows)
+                outputs(net, (0, n_nets), acts[lane], rows, out)
+                is_good = True
+                for r in range(rows):
+                    i = low + r
+                    log_prob[t, i] = pick_row(out[r], noise[t, i], action[t, i])
+                    if n_nets > 1:
+                        value[t, i] = out[r, out.shape[1] - 1]
+                    if not DISCRETE:
+                        _to_env(action[t, i], box, env_rows[t, i])
+                        is_good = is_good and is_valid(env_action[t, i])
+                if not is_good:
+                    good = min(good, t)
+                    break
+                step_rows(
+                    world, low, high, env_action[t], obs[t + 1], reward[t], terminated[t], truncated[t], final_obs[t],
+                    episode_return[t], episode_length[t],
+                )  # fmt: skip
+    return good
+
+
+@njit_entry
+def advantages(reward, value, final_value, terminated, truncated, gamma, gae_lambda, advantage, target):
+    """`returns.gae` on rewards that bootstrap where episodes were truncated (`returns.bootstrap_truncated`): [T, N] each,
+    but value [T + 1, N]."""
+    steps, n = reward.shape
+    for t in range(steps - 1, -1, -1):
+        for i in range(n):
+            r, going_on = reward[t, i], 1.0
+            if terminated[t, i] or truncated[t, i]:
+                going_on = 0.0
+                if not terminated[t, i]:
+                    r += gamma * final_value[t, i]
+            later = advantage[t + 1, i] if t + 1 < steps else 0.0
+            delta = r + gamma * value[t + 1, i] * going_on - value[t, i]
+            advantage[t, i] = delta + gamma * gae_lambda * going_on * later
+            target[t, i] = advantage[t, i] + value[t, i]
