@@ -116,6 +116,28 @@ class DQNConfig:
 
 
 @dataclass(frozen=True)
+class PQNConfig:
+    """Parallelised Q-learning. Names are SB3's; rates, q_lambda and exploration are by default the authors' for MinAtar."""
+
+    name: str = "pqn"
+    learning_rate: float = ranged(5e-4, 0, 10)
+    learning_rate_schedule: str = choice("constant", "linear")
+    n_steps: int = ranged(32, 1)  # per env and iteration
+    batch_size: int = ranged(256, 1)  # samples a gradient step
+    n_epochs: int = ranged(2, 1)
+    gamma: float = ranged(0.99, 0, 1)
+    q_lambda: float = ranged(0.65, 0, 1)  # 0: one-step targets, 1: returns as long as the rollout
+    exploration_fraction: float = ranged(0.1, 0, 1)
+    exploration_initial_eps: float = ranged(1.0, 0, 1)
+    exploration_final_eps: float = ranged(0.05, 0, 1)
+    max_grad_norm: float = ranged(10.0, 0)
+    normalize_observations: bool = False
+    hidden: list[int] = sizes(128, 128)
+    activation: str = choice("relu", "tanh", "elu", "gelu", "silu")
+    layer_norm: bool = True  # what stands in for a target network
+
+
+@dataclass(frozen=True)
 class SB3Config:
     """stable-baselines3's own algorithms, behind the same commands."""
 
@@ -130,7 +152,7 @@ class SB3Config:
 # -- the whole -----------------------------------------------------------------------------------------------------------
 
 ENVS: dict[str, type] = {"gymnasium": GymnasiumConfig}  # any other name is a sim
-AGENTS: dict[str, type] = {"ppo": PPOConfig, "dqn": DQNConfig, "sb3": SB3Config}
+AGENTS: dict[str, type] = {"ppo": PPOConfig, "dqn": DQNConfig, "pqn": PQNConfig, "sb3": SB3Config}
 
 
 @dataclass(frozen=True)
@@ -138,7 +160,7 @@ class Config:
     """One run. Every `*_every` is in environment steps (over all envs); 0 is only at the end, but for `log_every`."""
 
     env: Any = field(default_factory=SimConfig)  # SimConfig | GymnasiumConfig
-    agent: Any = field(default_factory=PPOConfig)  # PPOConfig | DQNConfig | SB3Config
+    agent: Any = field(default_factory=PPOConfig)  # PPOConfig | DQNConfig | PQNConfig | SB3Config
     seed: int = ranged(0, 0, 2**31 - 1)
     num_envs: int = ranged(64, 1, 2**20)  # copies of the environment, side by side
     total_timesteps: int = ranged(500_000, 1, 10**11)
@@ -224,19 +246,18 @@ def _mapping(key: str, value: Any) -> dict[str, Any]:
 def _check_together(config: Config) -> None:
     """What only several keys together can get wrong."""
     agent = config.agent
-    if agent.name == "ppo" and agent.batch_size > config.num_envs * agent.n_steps:
+    if agent.name in ("ppo", "pqn") and agent.batch_size > config.num_envs * agent.n_steps:
         raise ConfigError(
             f"agent.batch_size={agent.batch_size} is more than a rollout holds: num_envs={config.num_envs} x "
             f"agent.n_steps={agent.n_steps} = {config.num_envs * agent.n_steps}. Raise n_steps or num_envs, or lower batch_size."
         )
-    if agent.name == "dqn":
-        if agent.buffer_size < config.num_envs * (agent.n_step + 1):
-            raise ConfigError(
-                f"agent.buffer_size={agent.buffer_size} is too small for num_envs={config.num_envs} and "
-                f"agent.n_step={agent.n_step}: at least {config.num_envs * (agent.n_step + 1)}."
-            )
-        if agent.exploration_final_eps > agent.exploration_initial_eps:
-            raise ConfigError("agent.exploration_final_eps must not be above agent.exploration_initial_eps.")
+    if agent.name == "dqn" and agent.buffer_size < config.num_envs * (agent.n_step + 1):
+        raise ConfigError(
+            f"agent.buffer_size={agent.buffer_size} is too small for num_envs={config.num_envs} and "
+            f"agent.n_step={agent.n_step}: at least {config.num_envs * (agent.n_step + 1)}."
+        )
+    if agent.name in ("dqn", "pqn") and agent.exploration_final_eps > agent.exploration_initial_eps:
+        raise ConfigError("agent.exploration_final_eps must not be above agent.exploration_initial_eps.")
 
 
 def _join(path: str, key: str) -> str:

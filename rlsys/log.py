@@ -47,7 +47,7 @@ METRICS: dict[str, Metric] = {
     "rollout/ep_rew_mean": Metric("reward", "Mean return of the latest training episodes that ended, unscaled."),
     "rollout/ep_len_mean": Metric("steps", "Mean length of the latest training episodes that ended."),
     "rollout/episodes": Metric("episodes", "Training episodes that have ended since the run began."),
-    "rollout/exploration_rate": Metric("0..1", "Probability of a random action (DQN's epsilon)."),
+    "rollout/exploration_rate": Metric("0..1", "Probability of a random action (epsilon of DQN and PQN)."),
     "time/fps": Metric("steps/s", "Environment steps a second, learning included."),
     "time/total_timesteps": Metric("steps", "Environment steps since the run began, over all environments."),
     "time/iterations": Metric("iterations", "Calls of the agent's `iterate` since the run began."),

@@ -89,12 +89,15 @@ def linear(n_in: int, n_out: int, gain: float | None) -> nn.Linear:
     return layer
 
 
-def mlp(n_in: int, hidden: list[int], activation: str, orthogonal: bool) -> nn.Sequential:
-    """Linear layers of the sizes `hidden`, each followed by the activation: [B, n_in] -> [B, hidden[-1]]."""
+def mlp(n_in: int, hidden: list[int], activation: str, orthogonal: bool, layer_norm: bool = False) -> nn.Sequential:
+    """Linear layers of the sizes `hidden`, each followed by the activation: [B, n_in] -> [B, hidden[-1]].
+
+    layer_norm: normalise each layer's outputs over its units, before the activation (Ba et al. 2016).
+    """
     gain = math.sqrt(2) if orthogonal else None
     layers: list[nn.Module] = []
     for a, b in pairwise([n_in, *hidden]):
-        layers += [linear(a, b, gain), ACTIVATIONS[activation]()]
+        layers += [linear(a, b, gain), *([nn.LayerNorm(b)] if layer_norm else []), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)
 
 

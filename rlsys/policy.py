@@ -45,6 +45,7 @@ class PolicySpec:
     orthogonal: bool = True  # weight initialisation
     dueling: bool = False  # q_values only
     log_std_init: float = 0.0  # gaussian only
+    layer_norm: bool = False  # in the body, before each activation (the specs of older checkpoints do not have it)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -189,7 +190,7 @@ class Policy(nn.Module):
         super().__init__()
         self.spec = spec
         self.encoder = Encoder(spec.obs, spec.normalize)
-        self.body = mlp(self.encoder.num_features, spec.hidden, spec.activation, spec.orthogonal)
+        self.body = mlp(self.encoder.num_features, spec.hidden, spec.activation, spec.orthogonal, spec.layer_norm)
         n_in = spec.hidden[-1] if spec.hidden else self.encoder.num_features
         self.head = _head(spec, n_in)
         low, high = torch.tensor(spec.action.low), torch.tensor(spec.action.high)
@@ -226,7 +227,7 @@ class Policy(nn.Module):
         return {"spec": self.spec.to_json(), "tensors": dict(self.state_dict())}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if state["spec"] != self.spec.to_json():
+        if PolicySpec.from_json(state["spec"]) != self.spec:
             raise ValueError(f"the checkpoint's policy is {state['spec']}, this one is {self.spec.to_json()}.")
         self.load_state_dict(state["tensors"])
 

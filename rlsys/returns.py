@@ -28,6 +28,28 @@ def gae(
     return advantage, advantage + value
 
 
+def q_lambda(reward: Tensor, value: Tensor, last_value: Tensor, ended: Tensor, gamma: float, lambda_: float) -> Tensor:
+    """Q(lambda): targets for Q(s_t, a_t), from the greedy value (lambda = 0) to the whole return (lambda = 1).
+
+        R_t = r_t + gamma (1 - ended_t) ((1 - lambda) V(s_t+1) + lambda R_t+1),    V(s) = max_a Q(s, a),    R_T = V(s_T)
+
+    value: V(s_t); last_value [N]: V of the observation after the rollout. ended: as in `gae`, and as there r_t of a
+    truncated episode must already contain gamma V(final observation). No importance sampling, no cut after an
+    exploratory action: Peng's Q(lambda).
+    Source: Gallici et al. 2024, "Simplifying deep temporal difference learning"; Peng and Williams 1994.
+    """
+    going_on = 1.0 - ended.to(reward.dtype)
+    next_value = torch.cat([value[1:], last_value.unsqueeze(0)])
+    one_step = reward + gamma * (1.0 - lambda_) * next_value * going_on
+    decay = gamma * lambda_ * going_on
+    target = torch.empty_like(reward)
+    running = last_value
+    for t in range(len(reward) - 1, -1, -1):
+        running = one_step[t] + decay[t] * running
+        target[t] = running
+    return target
+
+
 def bootstrap_truncated(
     reward: Tensor, terminated: Tensor, truncated: Tensor, final_value: Tensor, gamma: float
 ) -> Tensor:

@@ -69,7 +69,7 @@ def test_help_needs_no_heavy_import(tmp_path):
         (["~seed"], "a key that is left out has its default"),
         (["agent.name=dqn"], "chosen with agent=dqn"),
         (["env="], "There are: cartpole, "),
-        (["agent=null"], "There are: dqn, ppo, sb3"),
+        (["agent=null"], "There are: dqn, ppo, pqn, sb3"),
         (["experiment=../config"], "There are: cartpole, "),
         (["agent=ppo,dqn"], "a grid, which needs -m"),
         (["seed=1,2"], "seed=1,2: several values make a grid, which needs -m"),

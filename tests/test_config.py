@@ -5,7 +5,17 @@ import dataclasses
 import pytest
 
 from rlsys import config
-from rlsys.config import Config, ConfigError, DQNConfig, GymnasiumConfig, PPOConfig, SB3Config, SimConfig, resolve
+from rlsys.config import (
+    Config,
+    ConfigError,
+    DQNConfig,
+    GymnasiumConfig,
+    PPOConfig,
+    PQNConfig,
+    SB3Config,
+    SimConfig,
+    resolve,
+)
 
 
 def test_no_data_at_all_gives_the_defaults():
@@ -33,7 +43,7 @@ def test_a_saved_config_is_loaded_as_it_was(tmp_path):
     assert changed.total_timesteps == 99
 
 
-@pytest.mark.parametrize("schema", [PPOConfig, DQNConfig, SB3Config, SimConfig, GymnasiumConfig, Config])
+@pytest.mark.parametrize("schema", [PPOConfig, DQNConfig, PQNConfig, SB3Config, SimConfig, GymnasiumConfig, Config])
 def test_every_default_is_inside_its_own_range(schema):
     data = dataclasses.asdict(schema())
     assert resolve(data) if schema is Config else config.build(schema, data, "x")
@@ -67,6 +77,15 @@ def test_every_default_is_inside_its_own_range(schema):
         ({"num_envs": 64, "agent": {"name": "dqn", "buffer_size": 10}}, ["agent.buffer_size=10", "at least 128"]),
         (
             {"agent": {"name": "dqn", "exploration_initial_eps": 0.1, "exploration_final_eps": 0.2}},
+            ["agent.exploration_final_eps", "agent.exploration_initial_eps"],
+        ),
+        (
+            {"num_envs": 2, "agent": {"name": "pqn", "n_steps": 4, "batch_size": 9}},
+            ["agent.batch_size=9", "2 x agent.n_steps=4 = 8"],
+        ),
+        ({"agent": {"name": "pqn", "q_lambda": 1.1}}, ["agent.q_lambda=1.1", "between 0 and 1"]),
+        (
+            {"agent": {"name": "pqn", "exploration_initial_eps": 0.1, "exploration_final_eps": 0.2}},
             ["agent.exploration_final_eps", "agent.exploration_initial_eps"],
         ),
     ],

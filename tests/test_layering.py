@@ -29,6 +29,7 @@ LEVELS = {
     "rlsys.agents.ppo": 3,
     "rlsys.agents.ppo_rules": 3,
     "rlsys.agents.dqn": 3,
+    "rlsys.agents.pqn": 3,
     "rlsys.agents.sb3": 3,
     "rlsys.evaluate": 3,
     "rlsys.replay": 4,

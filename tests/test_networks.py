@@ -148,6 +148,18 @@ def test_a_body_has_the_sizes_and_the_activation_asked_for(activation):
     assert body(torch.zeros(2, 3)).shape == (2, 5)
 
 
+def test_layer_normalisation_stands_between_each_layer_and_its_activation():
+    body = mlp(3, [8, 5], "relu", orthogonal=False, layer_norm=True)
+    assert [type(layer) for layer in body] == [torch.nn.Linear, torch.nn.LayerNorm, torch.nn.ReLU] * 2
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    expected = x
+    for weight, bias in ((body[k].weight.detach().numpy(), body[k].bias.detach().numpy()) for k in (0, 3)):
+        y = expected @ weight.T + bias
+        y = (y - y.mean(1, keepdims=True)) / np.sqrt(y.var(1, keepdims=True) + 1e-5)
+        expected = np.maximum(y, 0.0)
+    np.testing.assert_allclose(body(torch.from_numpy(x)).detach(), expected, rtol=0, atol=1e-5)
+
+
 def test_no_hidden_layers_is_the_identity():
     x = torch.randn(2, 3)
     assert mlp(3, [], "tanh", orthogonal=True)(x).equal(x)

@@ -155,7 +155,8 @@ def test_every_rule_acts_within_the_action_space(rule, action, deterministic):
 
 @pytest.mark.parametrize(("rule", "action"), RULES)
 def test_a_policy_is_rebuilt_from_plain_data_and_its_tensors(rule, action):
-    original = policy(rule, action, normalize=True, hidden=[8], activation="elu", dueling=rule == "q_values")
+    options = {"dueling": rule == "q_values", "layer_norm": rule == "q_values"}
+    original = policy(rule, action, normalize=True, hidden=[8], activation="elu", **options)
     original.encoder.update_norm(3 + 2 * torch.randn(100, 3))
     state = original.state()
     assert PolicySpec.from_json(json.loads(json.dumps(state["spec"]))) == original.spec
@@ -165,6 +166,20 @@ def test_a_policy_is_rebuilt_from_plain_data_and_its_tensors(rule, action):
     assert rebuilt.act(obs).equal(original.act(obs))
     sample = {"deterministic": False}
     assert rebuilt.act(obs, **sample, generator=generator()).equal(original.act(obs, **sample, generator=generator()))
+
+
+def test_a_checkpoint_from_before_layer_normalisation_is_a_policy_without_it():
+    original = policy("categorical", DISCRETE)
+    spec = json.loads(original.spec.to_json())
+    del spec["layer_norm"]
+    old, obs = {**original.state(), "spec": json.dumps(spec)}, torch.randn(20, 3)
+    assert build_policy(old)(obs).equal(original(obs))
+    other = policy("categorical", DISCRETE)
+    other.head.bias.data += 1.0
+    other.load_state(old)
+    assert other(obs).equal(original(obs))
+    with pytest.raises(ValueError, match="the checkpoint's policy is"):
+        policy("categorical", DISCRETE, layer_norm=True).load_state(old)
 
 
 def test_an_unbounded_box_survives_json():

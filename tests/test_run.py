@@ -29,6 +29,8 @@ DQN_RUN = [
     "agent.learning_starts=256",
 ]
 DQN_RUN += ["total_timesteps=12_288", "eval_every=4096", "save_every=1024"]
+PQN_RUN = ["env=cartpole", "agent=pqn", "num_envs=8", "agent.n_steps=16", "agent.batch_size=32"]
+PQN_RUN += ["agent.normalize_observations=true", "total_timesteps=12_288", "eval_every=4096", "save_every=1024"]
 COMMON = ["seed=3", "eval_episodes=3", "test_episodes=3", "replay=false", "--quiet"]
 
 
@@ -64,7 +66,7 @@ def metrics(folder: Path) -> list[dict]:
     return [{k: v for k, v in point.items() if not k.startswith("time/")} for point in read_metrics(folder)]
 
 
-@pytest.mark.parametrize("arguments", [PPO_RUN, DQN_RUN], ids=["ppo", "dqn"])
+@pytest.mark.parametrize("arguments", [PPO_RUN, DQN_RUN, PQN_RUN], ids=["ppo", "dqn", "pqn"])
 def test_a_killed_and_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(arguments, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()

@@ -12,7 +12,12 @@ from rlsys.native import Native
 from rlsys.policy import Policy
 from rlsys.torchenv import TorchEnv
 
-AGENTS = {"ppo": ("rlsys.agents.ppo", "PPO"), "dqn": ("rlsys.agents.dqn", "DQN"), "sb3": ("rlsys.agents.sb3", "SB3")}
+AGENTS = {
+    "ppo": ("rlsys.agents.ppo", "PPO"),
+    "dqn": ("rlsys.agents.dqn", "DQN"),
+    "pqn": ("rlsys.agents.pqn", "PQN"),
+    "sb3": ("rlsys.agents.sb3", "SB3"),
+}
 
 
 class Agent(Protocol):
@@ -47,6 +52,15 @@ def is_native(engine: str, reason_against: str | None) -> bool:
     if engine == "native" and reason_against:
         raise ValueError(f"engine=native cannot be: {reason_against}. Use engine=auto.")
     return engine != "torch" and not reason_against
+
+
+def exploration(
+    steps: int, env: TorchEnv, epsilon: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Epsilon-greedy: whether to explore, and the action to take if so, for each step to come: [steps, N] each."""
+    shape = (steps, env.num_envs)
+    explore = torch.rand(shape, generator=generator, device=env.device) < epsilon
+    return explore, torch.randint(env.action_spec.n, shape, generator=generator, device=env.device)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer | Native) -> dict[str, Any]:

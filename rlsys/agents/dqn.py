@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlsys import returns
-from rlsys.agents import load_optimizer_state, optimizer_state
+from rlsys.agents import exploration, load_optimizer_state, optimizer_state
 from rlsys.buffers import Batch, Replay, Transitions, action_tensor
 from rlsys.config import DQNConfig
 from rlsys.policy import Policy, PolicySpec
@@ -71,7 +71,7 @@ class DQN:
         self.optimizer.param_groups[0]["lr"] = learning_rate
 
         rounds = -(-ITERATION // n)
-        explore, random_action = self.exploration(rounds, epsilon)
+        explore, random_action = exploration(rounds, self.env, epsilon, self.generator)
         logs: list[dict[str, Tensor]] = []
         for t in range(rounds):
             self.act(explore[t], random_action[t])
@@ -91,13 +91,6 @@ class DQN:
             "train/learning_rate": learning_rate,
             "train/n_updates": self.updates,
         }
-
-    def exploration(self, rounds: int, epsilon: float) -> tuple[Tensor, Tensor]:
-        """Whether to explore, and the action to take if so, for each step to come: [rounds, N] each."""
-        shape = (rounds, self.env.num_envs)
-        explore = torch.rand(shape, generator=self.generator, device=self.env.device) < epsilon
-        n_actions = self.env.action_spec.n
-        return explore, torch.randint(n_actions, shape, generator=self.generator, device=self.env.device)
 
     @torch.no_grad()
     def act(self, explore: Tensor, random_action: Tensor) -> None:

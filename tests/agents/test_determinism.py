@@ -8,7 +8,7 @@ import torch
 
 from rlsys import checkpoint
 from rlsys.agents import build
-from rlsys.config import DQNConfig, PPOConfig
+from rlsys.config import DQNConfig, PPOConfig, PQNConfig
 from rlsys.torchenv import TorchEnv
 from tests.agents.worlds import make
 
@@ -37,11 +37,22 @@ DQN_ALL = DQNConfig(
     target_update_interval=64,
     tau=0.5,
 )
+PQN = PQNConfig(n_steps=32, batch_size=64, hidden=[16])
+PQN_ALL = PQNConfig(
+    n_steps=32,
+    batch_size=64,
+    hidden=[16],
+    learning_rate_schedule="linear",
+    exploration_fraction=0.5,
+    normalize_observations=True,
+)
 CASES = {  # sim, step limit (short: truncation happens), config
     "ppo": ("cartpole", 20, PPO),
     "ppo, everything on, Box": ("pendulum", 20, PPO_ALL),
     "dqn": ("cartpole", 20, DQN),
     "dqn, everything on": ("cartpole", 20, DQN_ALL),
+    "pqn": ("cartpole", 20, PQN),
+    "pqn, everything on": ("cartpole", 20, PQN_ALL),
 }
 HALF = 3  # iterations
 

@@ -65,9 +65,12 @@ def test_all_actions_are_random_before_the_start_of_learning():
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
 def test_the_share_of_random_actions_is_epsilon(epsilon):
-    explore, action = agent(num_envs=8).exploration(5000, epsilon)
-    assert explore.float().mean().item() == pytest.approx(epsilon, abs=0.015)
-    assert action.float().mean().item() == pytest.approx(0.5, abs=0.015)
+    dqn = agent(num_envs=64, learning_starts=0, train_freq=10**6, exploration_final_eps=epsilon)
+    give_values(dqn.policy, torch.tensor([[0.0, 1.0]]).expand(3, 2))  # action 1 is always best
+    for _ in range(40):
+        dqn.iterate(1.0)
+    action = dqn.replay.newest(10**6).action
+    assert (action == 0).float().mean().item() == pytest.approx(epsilon / 2, abs=0.015)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,18 @@ import pytest
 import torch
 
 from rlsys import buffers, returns
-from rlsys.agents import dqn, ppo
+from rlsys.agents import dqn, ppo, pqn
 from tests import probes
-from tests.agents import test_buffers, test_determinism, test_dqn, test_ppo, test_probes, test_returns, test_sb3_parity
+from tests.agents import (
+    test_buffers,
+    test_determinism,
+    test_dqn,
+    test_ppo,
+    test_pqn,
+    test_probes,
+    test_returns,
+    test_sb3_parity,
+)
 
 VALUES = dict(test_probes.VALUES)
 FOREVER, LATER = ((sim, VALUES[sim]) for sim in (probes.FOREVER, probes.LATER))
@@ -29,7 +38,20 @@ uniform = test_buffers.test_every_transition_is_sampled_equally_often_and_steps_
 double = partial(test_dqn.check_target, double=True, expected=0)
 explores = partial(test_dqn.test_the_share_of_random_actions_is_epsilon, 0.3)
 only_resets = partial(test_ppo.test_a_step_that_only_resets_is_never_learned_from, "sim")
+q_lambda_by_hand = test_returns.test_q_lambda_agrees_with_a_calculation_by_hand
+pqn_values = partial(test_probes.check_pqn, *FOREVER)
+pqn_ends = partial(test_probes.check_pqn, *LATER)
+pqn_actions = partial(test_probes.check_pqn, *test_probes.ACTIONS[1])
+pqn_targets, pqn_update = test_pqn.check_targets, test_pqn.check_update
+pqn_explores = partial(test_pqn.check_share_of_random_actions, 0.3)
+pqn_chain = test_pqn.test_the_rollout_is_a_chain_of_observations_that_the_next_rollout_continues
+pqn_only_resets = partial(test_pqn.test_a_step_that_only_resets_is_never_learned_from, "sim")
+pqn_normaliser = test_pqn.test_the_normaliser_learns_from_what_was_seen_after_the_update
 successors = test_dqn.test_the_replay_buffer_holds_the_last_observation_of_an_episode_as_its_successor
+
+MAX_Q = "self.value[t], best = self.policy(self.obs[t]).max(-1)"
+TAKEN = "torch.where(explore[t], random_action[t], best)[:, None]"
+TAKEN_Q = f"q = self.policy(self.obs[t]); best = q.argmax(-1); self.value[t] = q.gather(-1, {TAKEN})[:, 0]"
 
 BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("value of the wrong step", returns, "gae", "value[1:]", "value[:-1]", by_hand),
@@ -52,7 +74,7 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("squared error", dqn.DQN, "loss", "F.smooth_l1_loss", "F.mse_loss", like_sb3_dqn),
     ("best action by the target network", dqn.DQN, "loss", "self.config.double", "False", double),
     ("value by the policy", dqn.DQN, "loss", "next_q.gather", "self.policy(batch.next_obs).gather", double),
-    ("explores when it should not", dqn.DQN, "exploration", " < epsilon", " > epsilon", explores),
+    ("explores when it should not", dqn, "exploration", " < epsilon", " > epsilon", explores),
     ("target network never updated", dqn.DQN, "update_target", "self.config.tau", "0.0", dqn_discounts),
     ("first observation as successor", dqn.DQN, "act", "step.final_obs", "step.obs", successors),
     ("first observation as successor", dqn.DQN, "act", "step.final_obs", "step.obs", dqn_values),
@@ -63,6 +85,30 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("n steps over the write head", buffers.Replay, "sample", " & (age < len(self))", "", ring),
     ("no gamma between n steps", buffers.Replay, "sample", "discount * self.flat.reward", "self.flat.reward", three_steps),
     ("learning on resets", buffers.Replay, "sample", "self.has_resets and", "False and", uniform),
+    ("lambda ignored", returns, "q_lambda", "gamma * lambda_ *", "gamma *", q_lambda_by_hand),
+    ("one step only", returns, "q_lambda", " + decay[t] * running", "", q_lambda_by_hand),
+    ("value of the wrong step", returns, "q_lambda", "value[1:]", "value[:-1]", q_lambda_by_hand),
+    ("value of the next episode", returns, "q_lambda", "next_value * going_on", "next_value", q_lambda_by_hand),
+    ("return of the next episode", returns, "q_lambda", "lambda_ * going_on", "lambda_ + 0 * going_on", q_lambda_by_hand),
+    ("nothing after the rollout", returns, "q_lambda", "running = last_value", "running = 0 * last_value", q_lambda_by_hand),
+    ("termination overlooked", pqn.PQN, "targets", "roll.terminated | roll.truncated", "roll.truncated", pqn_ends),
+    ("time limit taken for termination", pqn.PQN, "targets", "final_value, c.gamma", "0 * final_value, c.gamma", pqn_values),
+    ("time limit overlooked", pqn.PQN, "targets", "roll.terminated | roll.truncated", "roll.terminated", pqn_targets),
+    ("bootstrap from the next episode", pqn.PQN, "final_values", "self.rollout.final_obs", "self.obs[1:]", pqn_values),
+    ("bootstrap from the next episode", pqn.PQN, "final_values", "self.rollout.final_obs", "self.obs[1:]", pqn_targets),
+    ("value of the action taken", pqn.PQN, "collect", MAX_Q, TAKEN_Q, pqn_targets),
+    ("value of a fixed action", pqn.PQN, "greedy_value", ".amax(-1)", "[:, 0]", pqn_targets),
+    ("worst action", pqn.PQN, "collect", ".max(-1)", ".min(-1)", pqn_targets),
+    ("explores when it should not", pqn, "exploration", " < epsilon", " > epsilon", pqn_explores),
+    ("explores with one action only", pqn, "exploration", "env.action_spec.n,", "1,", pqn_explores),
+    ("acts on the last rollout's observation", pqn.PQN, "collect", "self.obs[0].copy_(self.env.obs)", "pass", pqn_chain),
+    ("learns on the successor", pqn.PQN, "update", "self.obs[:-1]", "self.obs[1:]", pqn_ends),
+    ("gradients pile up", pqn.PQN, "update", "self.optimizer.zero_grad()", "pass", pqn_update),
+    ("gradients not clipped", pqn.PQN, "update", "self.config.max_grad_norm", "1e9", pqn_update),
+    ("half forgotten", pqn.PQN, "loss", "0.5 * ", "", pqn_update),
+    ("best action learned, not the one taken", pqn.PQN, "loss", "action.unsqueeze(-1)", "obs[:, :1].long() * 0", pqn_actions),
+    ("learning on resets", pqn.PQN, "minibatches", "self.env.has_resets", "False", pqn_only_resets),
+    ("normaliser never updated", pqn.PQN, "iterate", "self.policy.encoder.update_norm(", "id(", pqn_normaliser),
     ("newest row out of reach", buffers.Replay, "_draw", "len(self)", "max(len(self) - self.num_envs, 1)", uniform),
 ]  # fmt: skip
 
@@ -96,6 +142,9 @@ def test_a_planted_bug_is_noticed(monkeypatch, owner, function, right, wrong, ch
         ("dqn", dqn.DQN, "self.target.load_state_dict("),
         ("dqn", dqn.DQN, "self.replay.load_state("),
         ("dqn", dqn.DQN, "self.env.load_state("),
+        ("pqn", pqn.PQN, "load_optimizer_state(self.optimizer, "),
+        ("pqn", pqn.PQN, "self.generator.set_state("),
+        ("pqn", pqn.PQN, "self.env.load_state("),
     ],
 )
 def test_a_part_forgotten_on_resuming_is_noticed(monkeypatch, tmp_path, case, agent, forgotten):

@@ -7,7 +7,7 @@ import torch
 
 import envs
 from rlsys.agents import build
-from rlsys.config import DQNConfig, PPOConfig
+from rlsys.config import DQNConfig, PPOConfig, PQNConfig
 from rlsys.torchenv import TorchEnv
 from tests import probes
 
@@ -23,6 +23,9 @@ DQN = DQNConfig(
     target_update_interval=64,
     exploration_final_eps=0.5,
     hidden=[16],
+)
+PQN = PQNConfig(
+    n_steps=16, batch_size=64, learning_rate=0.01, gamma=GAMMA, exploration_final_eps=0.5, n_epochs=4, hidden=[16]
 )
 VALUES = [  # probe, observation -> value
     (probes.ONE, {0.0: 1.0}),
@@ -77,10 +80,18 @@ def check_ppo_amount(sim, actions):
     close(agent.policy.act(observations(actions)).squeeze(-1), list(actions.values()), 0.15)
 
 
-def check_dqn(sim, values, config=DQN):
-    agent = train(config, sim, 4)
+def check_q_values(sim, values, config, iterations):
+    agent = train(config, sim, iterations)
     expected = [value if isinstance(value, list) else [value, value] for value in values.values()]
     close(agent.policy(observations(values)), expected, 0.05)
+
+
+def check_dqn(sim, values, config=DQN):
+    check_q_values(sim, values, config, 4)
+
+
+def check_pqn(sim, values, config=PQN):
+    check_q_values(sim, values, config, 80)
 
 
 @pytest.mark.parametrize(("sim", "values"), VALUES, ids=name)
@@ -107,3 +118,16 @@ def test_dqn_learns_the_q_values(sim, values):
 def test_dqn_learns_them_with_every_option(options):
     check_dqn(*VALUES[2], replace(DQN, **options))
     check_dqn(*VALUES[3], replace(DQN, **options))
+
+
+@pytest.mark.parametrize(("sim", "values"), VALUES + ACTIONS, ids=name)
+def test_pqn_learns_the_q_values(sim, values):
+    check_pqn(sim, values)
+
+
+@pytest.mark.parametrize(
+    "options", [{"q_lambda": 0.0}, {"q_lambda": 1.0}, {"layer_norm": False}, {"normalize_observations": True}], ids=str
+)
+def test_pqn_learns_them_with_every_option(options):
+    check_pqn(*VALUES[2], replace(PQN, **options))
+    check_pqn(*VALUES[3], replace(PQN, **options))

@@ -79,6 +79,61 @@ def test_gae_agrees_with_its_definition(length, n, seed, gamma, gae_lambda):
     np.testing.assert_allclose(target, expected + value, rtol=1e-12, atol=1e-12)
 
 
+def test_q_lambda_agrees_with_a_calculation_by_hand():
+    # R = r + gamma ((1 - lambda) V' + lambda R') = r + 3/8 V' + 1/8 R', and r + 1/2 V' at the end of the rollout.
+    #           going on                                terminated at 1             truncated at 1
+    # R_3       4 + 8/2 = 8                             8                           8
+    # R_2       3 + 3/8 4 + 8/8 = 5.5                   5.5                         5.5
+    # R_1       2 + 3/8 3 + 5.5/8 = 3.8125              2                           2 + 6/2 = 5
+    # R_0       1 + 3/8 2 + 3.8125/8 = 2.2265625        1 + 3/8 2 + 2/8 = 2         1 + 3/8 2 + 5/8 = 2.375
+    expected = torch.tensor([[2.2265625, 2.0, 2.375], [3.8125, 2.0, 5.0], [5.5, 5.5, 5.5], [8.0, 8.0, 8.0]])
+    reward = returns.bootstrap_truncated(REWARD, TERMINATED, TRUNCATED, FINAL_VALUE, GAMMA)
+    target = returns.q_lambda(reward, VALUE, LAST_VALUE, TERMINATED | TRUNCATED, GAMMA, LAMBDA)
+    assert target.equal(expected)
+
+
+def q_lambda_by_definition(reward, successor_value, ended, gamma, lambda_):
+    """The forward view, each t on its own: sum over n of (1 - lambda) lambda^(n-1) G_n, the last one with all that is left.
+
+    G_n = r_t + ... + gamma^(n-1) r_(t+n-1) + gamma^n V(what follows step t + n - 1), up to the end of t's episode or of
+    the rollout. successor_value: V of what follows each step, 0 after a termination.
+    """
+    length, n = reward.shape
+    target = np.zeros((length, n))
+    for t in range(length):
+        for i in range(n):
+            last = next((k for k in range(t, length) if ended[k, i]), length - 1)
+            for k in range(t, last + 1):
+                rewards = sum(gamma ** (j - t) * reward[j, i] for j in range(t, k + 1))
+                n_step = rewards + gamma ** (k - t + 1) * successor_value[k, i]
+                weight = lambda_ ** (k - t) * (1.0 if k == last else 1.0 - lambda_)
+                target[t, i] += weight * n_step
+    return target
+
+
+@given(
+    length=st.integers(1, 12),
+    n=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+    gamma=st.floats(0, 1),
+    lambda_=st.floats(0, 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_q_lambda_agrees_with_its_forward_view_and_with_gae_around_the_greedy_value(length, n, seed, gamma, lambda_):
+    rng = np.random.default_rng(seed)
+    reward, value, final_value = rng.normal(size=(3, length, n))
+    last_value, (terminated, truncated) = rng.normal(size=n), rng.random((2, length, n)) < 0.2
+    successor_value = np.where(truncated, final_value, np.concatenate([value[1:], last_value[None]])) * ~terminated
+    expected = q_lambda_by_definition(reward, successor_value, terminated | truncated, gamma, lambda_)
+
+    tensors = map(torch.from_numpy, (reward, terminated, truncated, final_value))
+    given_reward = returns.bootstrap_truncated(*tensors, gamma)
+    rest = (*map(torch.from_numpy, (value, last_value, terminated | truncated)), gamma, lambda_)
+    target = returns.q_lambda(given_reward, *rest)
+    np.testing.assert_allclose(target, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(target, returns.gae(given_reward, *rest)[1], rtol=1e-12, atol=1e-12)
+
+
 def test_discounted_sums_restart_after_an_episode_and_carry_over_between_rollouts():
     # R = r + R_before / 2:  1 + 4/2 = 3,  2 + 3/2 = 3.5 (ends),  4 + 0,  8 + 4/2 = 10;  the other env never ends
     reward = torch.tensor([[1.0, 1.0], [2.0, 1.0], [4.0, 1.0], [8.0, 1.0]])
