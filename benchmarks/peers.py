@@ -59,12 +59,13 @@ class System:
 
 @dataclass(frozen=True)
 class Work:
-    """One piece of work. systems: who can do it."""
+    """One piece of work. systems: who can do it. note: where the settings come from."""
 
     name: str
     kind: str
     settings: dict[str, Any]
     systems: tuple[str, ...]
+    note: str = ""
 
 
 THREADS = {f"{k} thread{'s' * (k > 1)}": {"threads": k} for k in (1, 2) if k <= (os.cpu_count() or 1)}
@@ -129,9 +130,9 @@ PUREJAXRL = {
 }
 
 
-def ppo_work(name: str, num_envs: int, n_steps: int, batch_size: int, n_epochs: int) -> Work:
+def ppo_work(num_envs: int, n_steps: int, batch_size: int, n_epochs: int, note: str = "") -> Work:
     sizes = {"num_envs": num_envs, "n_steps": n_steps, "batch_size": batch_size, "n_epochs": n_epochs}
-    return Work(f"ppo {name}", "ppo", {**sizes, **PPO}, ("rlsys", "sb3", "rejax"))
+    return Work(f"ppo {num_envs} x {n_steps}", "ppo", {**sizes, **PPO}, ("rlsys", "sb3", "rejax"), note)
 
 
 WORK = [
@@ -140,10 +141,10 @@ WORK = [
         Work(f"env {n}", "env", {"num_envs": n}, ("rlsys", "gymnasium", "envpool", "gymnax"))
         for n in (1, 16, 64, 1024, 4096, 65536)
     ),
-    *(ppo_work(f"{n} x {t}", n, t, n * t // 4, 4) for n, t in ((4, 128), (64, 32), (1024, 32))),
-    ppo_work("8 x 2048, SB3's defaults", 8, 2048, 64, 10),
-    Work("dqn SB3's defaults", "dqn", {"num_envs": 1, **DQN}, ("rlsys", "sb3")),
-    Work("dqn PureJaxRL's", "dqn", {**DQN, **PUREJAXRL}, ("rlsys", "sb3", "rejax")),
+    *(ppo_work(n, t, n * t // 4, 4) for n, t in ((4, 128), (64, 32), (1024, 32))),
+    ppo_work(8, 2048, 64, 10, "SB3's defaults"),
+    Work("dqn 1 env", "dqn", {"num_envs": 1, **DQN}, ("rlsys", "sb3"), "SB3's defaults"),
+    Work("dqn 10 envs", "dqn", {**DQN, **PUREJAXRL}, ("rlsys", "sb3", "rejax"), "PureJaxRL's defaults"),
 ]
 
 
@@ -199,21 +200,19 @@ class Worker:
     def __init__(self, command: list[str], patience: float = PATIENCE):
         self.command, self.patience = command, patience
         self.process: subprocess.Popen | None = None
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (gone with the worker)
         self.versions: dict[str, str] = {}
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, bufsize=1
-        )
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by stop)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=self.log, text=True, bufsize=1)
         self.versions = self.answer()
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request. WorkerError if it is an error, or none comes."""
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None:
             self.start()
-        assert self.process
-        with contextlib.suppress(BrokenPipeError):  # it died between two requests: there will be no answer
+        with contextlib.suppress(BrokenPipeError):  # it died since the last request: there will be no answer
             self.process.stdin.write(json.dumps(request) + "\n")
         answer = self.answer()
         if "error" in answer:
@@ -222,20 +221,23 @@ class Worker:
 
     def answer(self) -> dict[str, Any]:
         """The next line it writes."""
-        assert self.process
         ready, _, _ = select.select([self.process.stdout], [], [], self.patience)
-        line = self.process.stdout.readline() if ready else ""
-        if line:
+        if line := self.process.stdout.readline() if ready else "":
             return json.loads(line)
-        self.stop()
-        self.log.seek(0)
-        raise WorkerError(tail(self.log.read()) if ready else f"no answer within {self.patience:g} s")
+        last_words = self.stop()
+        raise WorkerError(last_words if ready else f"no answer within {self.patience:g} s")
 
-    def stop(self) -> None:
-        if self.process:
+    def stop(self) -> str:
+        """End the process; returns the last that it said."""
+        if self.process is None:
+            return ""
+        if self.process.poll() is None:
             self.process.kill()
-            self.process.communicate()
-            self.process = None
+        self.process.communicate()
+        self.process = None
+        with self.log:
+            self.log.seek(0)
+            return tail(self.log.read())
 
 
 def tail(text: str) -> str:
@@ -326,7 +328,7 @@ def summary(work: list[Work], table: dict[str, list[Measured]]) -> dict[str, Any
         figures: dict[str, dict] = {}
         for one in table[piece.name]:
             figures.setdefault(one.system, {})[one.way] = one.data()
-        entry = {"kind": piece.kind, "settings": piece.settings, "systems": figures}
+        entry = {"kind": piece.kind, "note": piece.note, "settings": piece.settings, "systems": figures}
         ours = {way: data["median"] for way, data in figures.get("rlsys", {}).items() if "median" in data}
         peers = {name: median for name in figures if name != "rlsys" and (median := fastest(figures[name]))}
         entry["ratios"] = {name: {way: mine / median for way, mine in ours.items()} for name, median in peers.items()}
