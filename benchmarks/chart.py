@@ -51,18 +51,18 @@ def line(x1: float, y1: float, x2: float, y2: float, stroke: str = GRID) -> str:
 
 
 class LogScale:
-    """Numbers between two powers of ten -> pixels."""
+    """Numbers -> pixels, from a power of ten below the least to the next half of one above the most."""
 
     def __init__(self, values: list[float], start: float, end: float):
         self.low = math.floor(math.log10(min(values)) + 1e-9)
-        self.high = max(math.ceil(math.log10(max(values)) - 1e-9), self.low + 1)
+        self.high = max(math.ceil(2 * math.log10(max(values)) - 1e-9) / 2, self.low + 1)
         self.start, self.end = start, end
 
     def __call__(self, value: float) -> float:
         return self.start + (math.log10(value) - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        return [10.0**power for power in range(self.low, self.high + 1)]
+        return [10.0**power for power in range(self.low, math.floor(self.high) + 1)]
 
 
 def label(entry: dict[str, Any]) -> list[str]:

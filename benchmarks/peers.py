@@ -376,7 +376,7 @@ def main() -> None:
     parser.add_argument("--only", default="env,ppo,dqn", help="kinds of work")
     parser.add_argument("--peers", default=",".join(peer.name for peer in PEERS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="holds what this run measured, and nothing else")
     args = parser.parse_args()
     kinds, names = args.only.split(","), args.peers.split(",")
     for name in {*kinds} - {"env", "ppo", "dqn"} | {*names} - {peer.name for peer in PEERS}:
