@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format docs bench results board clean
+.PHONY: help install train test test-fast check format docs bench peers results report board clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,8 +40,14 @@ docs: .venv/installed ## regenerate the pages that come from code
 bench: .venv/installed ## measure speed; writes benchmarks/results/
 	$(BIN)/python benchmarks/throughput.py
 
+peers: .venv/installed ## measure speed next to other systems, each installed in ~/.cache/rlsys/peers (5 GB)
+	$(BIN)/python benchmarks/peers.py
+
 results: .venv/installed ## train every experiment with five seeds and write the README's table
 	$(BIN)/python benchmarks/results.py
+
+report: .venv/installed ## write docs/results.md and its picture from benchmarks/results/
+	$(BIN)/python benchmarks/report.py
 
 board: .venv/installed ## TensorBoard on runs/
 	$(BIN)/rlsys board

@@ -22,6 +22,10 @@ from rlsys.provenance import provenance
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "experiments.json"
 MARKS = ("<!-- results -->\n", "<!-- /results -->")
+HEAD = [
+    "| command | mean score (95 % interval over seeds) | worst seed | solved | steps | time |",
+    "|---|---|---|---|---|---|",
+]
 
 
 def train(name: str, seed: int, folder: str) -> dict:
@@ -59,11 +63,7 @@ def row(name: str, result: dict) -> str:
 
 def write_table(results: dict) -> None:
     """Put the table between the README's marks."""
-    lines = [
-        "| command | mean score (95 % interval over seeds) | worst seed | solved | steps | time |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [row(name, results[name]) for name in sorted(results)]
+    lines = [*HEAD, *(row(name, results[name]) for name in sorted(results))]
     path = ROOT / "README.md"
     before, rest = path.read_text().split(MARKS[0])
     path.write_text(f"{before}{MARKS[0]}{chr(10).join(lines)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
