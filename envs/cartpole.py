@@ -72,9 +72,7 @@ def step(s, p, action):
     per_mass = 1.0 / total_mass  # once: a division takes as long as ten products
 
     push = (force + polemass_length * (s.theta_dot * s.theta_dot) * sin) * per_mass
-    theta_acc = (p.gravity * sin - cos * push) / (
-        p.half_length * (FOUR_THIRDS - p.mass_pole * (cos * cos) * per_mass)
-    )
+    theta_acc = (p.gravity * sin - cos * push) / (p.half_length * (FOUR_THIRDS - p.mass_pole * (cos * cos) * per_mass))
     x_acc = push - polemass_length * theta_acc * cos * per_mass
 
     s.x += p.tau * s.x_dot

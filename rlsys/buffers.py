@@ -17,6 +17,11 @@ def action_tensor(spec: ActionSpec, *leading: int, device: torch.device) -> Tens
     return torch.zeros((*leading, *shape), dtype=dtype, device=device)
 
 
+def random_bits(*shape: int, generator: torch.Generator) -> Tensor:
+    """Uniform integers in [0, 2^62), so many that their remainders are uniform too."""
+    return torch.randint(2**62, shape, generator=generator, device=generator.device)
+
+
 class Transitions(NamedTuple):
     """One step of N envs, or L of them: [N, ...] or [L, N, ...]."""
 
@@ -68,11 +73,14 @@ class Replay:
             ring[at] = row
         self.rows += 1
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """B n-step transitions, each experience in the ring equally likely to be the first step of any of them."""
-        age = self._draw(batch_size, generator)
+    def sample(self, bits: Tensor, generator: torch.Generator) -> Batch:
+        """B n-step transitions, each experience in the ring equally likely to be the first step of any of them.
+
+        bits [B]: the random numbers that decide (`random_bits`). The generator is for those that meet no experience.
+        """
+        age = self._age(bits)
         while self.has_resets and not (valid := self.flat.valid[self._item(age)]).all():
-            age = torch.where(valid, age, self._draw(batch_size, generator))
+            age = torch.where(valid, age, self._age(random_bits(len(bits), generator=generator)))
 
         first = last = self._item(age)
         reward = self.flat.reward[first]
@@ -91,9 +99,9 @@ class Replay:
             discount=discount * ~self.flat.terminated[last],
         )
 
-    def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Uniform ages [n]: the oldest transition of env 0 is 0, of env 1 is 1, ..., the next row of env 0 is N."""
-        return torch.randint(len(self), (n,), generator=generator, device=generator.device)
+    def _age(self, bits: Tensor) -> Tensor:
+        """Uniform ages: the oldest transition of env 0 is 0, of env 1 is 1, ..., the next row of env 0 is N."""
+        return bits % len(self)
 
     def _item(self, age: Tensor) -> Tensor:
         """Where in the flat ring the transitions of these ages are."""

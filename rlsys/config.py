@@ -164,9 +164,12 @@ class Config:
     seed: int = ranged(0, 0, 2**31 - 1)
     num_envs: int = ranged(64, 1, 2**20)  # copies of the environment, side by side
     total_timesteps: int = ranged(500_000, 1, 10**11)
+    stop_when_solved: bool = False  # end at the first evaluation that reaches the env's reward threshold
     device: str = choice("auto", "cpu", "cuda")
-    engine: str = choice("auto", "torch", "native")  # native: small networks on the CPU, compiled (agent=ppo)
-    threads: int | None = ranged(None, 1, 1024)  # of torch's CPU operations; null: by the size of the work
+    engine: str = choice(
+        "auto", "torch", "native"
+    )  # native: small networks on the CPU, compiled (agent=ppo, agent=dqn)
+    threads: int | None = ranged(None, 1, 1024)  # that learn, on the CPU; null: by the size of the work
     run_dir: str = "runs"  # where the run gets its folder
     resume: str | None = None
     log_every: int = ranged(0, 0)  # 0: each iteration

@@ -1,8 +1,8 @@
 """Deep Q-learning in one call: look, act, step, remember, sample, learn. The same as `agents/dqn.py`, in its words.
 
-This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `forward, outputs, normalised, gradient_step,
-LANES` (mlp_kernels.py), `q_row` (agents/dqn_rules.py), `DOUBLE`, for compiled envs `step_rows, world_at` (batch.py), and
-`njit`, `njit_batch`, `njit_entry`, `prange`.
+This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `turn, forward, outputs, normalised,
+gradient_step, LANES` (mlp_kernels.py), `q_row` (agents/dqn_rules.py), `DOUBLE`, for compiled envs `step_rows, world_at`
+(batch.py) and `cycles` (jit.py), and `njit`, `njit_batch`, `njit_entry`, `prange`.
 
 N envs, F features, B minibatch, L rows of the ring. net and norm as in mlp_kernels.py. A ring is the tuple (obs, action,
 reward, next_obs, terminated, ended, valid) of `buffers.Replay`, flat: [L * N, *], the observations [L * N, F].
@@ -15,7 +15,7 @@ import numpy as np
 
 @njit
 def _sample(ring, num_envs, written, n_step, gamma, bits, first, last, columns):
-    """What `Replay.sample` does, for the random numbers bits [B]: items first [B] and last [B], columns [B, action, R, discount]."""
+    """What `Replay.sample` does with random bits [B]: items first and last [B], columns [B, (action, R, discount)]."""
     _, action, reward, _, terminated, ended, _ = ring
     capacity = len(action)
     size = min(written * num_envs, capacity)
@@ -48,39 +48,45 @@ def _best(out, q):
     return best
 
 
+@njit
+def _targets_of_a_chunk(net, target, norm, target_norm, next_obs, last, columns, target_columns, acts, x, out, q):
+    rows = len(last)
+    if DOUBLE:
+        for r in range(rows):
+            normalised(next_obs[last[r]], norm, x[r])
+        forward(net, 0, 1, x[:rows], acts, rows)
+        outputs(net, 0, 1, acts, rows, out)
+        for r in range(rows):
+            target_columns[r, 0] = _best(out[r], q)
+    for r in range(rows):
+        normalised(next_obs[last[r]], target_norm, x[r])
+    forward(target, 0, 1, x[:rows], acts, rows)
+    outputs(target, 0, 1, acts, rows, out)
+    for r in range(rows):
+        best = _best(out[r], q)
+        if DOUBLE:
+            best = int(target_columns[r, 0])
+        target_columns[r, 0] = columns[r, 0]
+        target_columns[r, 1] = columns[r, 1] + columns[r, 2] * q[best]
+
+
 @njit_batch
 def _targets(net, target, norm, target_norm, next_obs, last, columns, target_columns, scratch, q):
     """target_columns [B, (action, target)] from columns [B, (action, R, discount)]: R + discount Q'(s_n, a*)."""
     _, acts, _, _, xs, outs, _, _ = scratch
-    batch, chunk = len(last), 32
+    batch, chunk = len(last), min(32, xs.shape[1])
     n_chunks = (batch + chunk - 1) // chunk
     for lane in prange(min(LANES, n_chunks)):
-        x, out = xs[lane], outs[lane]
         for c in range(lane, n_chunks, LANES):
-            low = c * chunk
-            rows = min(batch - low, chunk)
-            if DOUBLE:
-                for r in range(rows):
-                    normalised(next_obs[last[low + r]], norm, x[r])
-                forward(net, (0, 1), x[:rows], acts[lane], rows)
-                outputs(net, (0, 1), acts[lane], rows, out)
-                for r in range(rows):
-                    target_columns[low + r, 0] = _best(out[r], q[lane])
-            for r in range(rows):
-                normalised(next_obs[last[low + r]], target_norm, x[r])
-            forward(target, (0, 1), x[:rows], acts[lane], rows)
-            outputs(target, (0, 1), acts[lane], rows, out)
-            for r in range(rows):
-                b = low + r
-                best = _best(out[r], q[lane])
-                if DOUBLE:
-                    best = int(target_columns[b, 0])
-                target_columns[b, 0] = columns[b, 0]
-                target_columns[b, 1] = columns[b, 1] + columns[b, 2] * q[lane, best]
+            low, high = c * chunk, min(batch, (c + 1) * chunk)
+            _targets_of_a_chunk(
+                net, target, norm, target_norm, next_obs, last[low:high], columns[low:high], target_columns[low:high],
+                acts[lane], xs[lane], outs[lane], q[lane],
+            )  # fmt: skip
 
 
-@njit_entry
-def learn(
+@njit
+def _learn(
     net, target, norm, target_norm, ring, num_envs, written, n_step, gamma, bits, optimizer, steps, scratch, work, logs
 ):  # fmt: skip
     """A gradient step for each row of bits [G, B]."""
@@ -94,38 +100,59 @@ def learn(
         )  # fmt: skip
 
 
+@njit_entry
+def learn(
+    net, target, norm, target_norm, ring, num_envs, written, n_step, gamma, bits, optimizer, steps, scratch, work, logs
+):  # fmt: skip
+    """`_learn`, from Python."""
+    turn(net)
+    turn(target)
+    _learn(
+        net, target, norm, target_norm, ring, num_envs, written, n_step, gamma, bits, optimizer, steps, scratch, work, logs
+    )  # fmt: skip
+
+
 @njit
 def _towards(target, online, tau):
+    """`Tensor.lerp_`: to the bit what it should be for tau = 1."""
     for i in range(len(target)):
-        target[i] += tau * (online[i] - target[i])
+        if tau < 0.5:
+            target[i] += tau * (online[i] - target[i])
+        else:
+            target[i] = online[i] - (1.0 - tau) * (online[i] - target[i])
 
 
 @njit_entry
 def rounds(
-    bound, obs, obs_rows, step, explore, random_action, updates, gradient_steps, net, target, norm, target_norm, stats,
-    target_stats, tau, ring, written, n_step, gamma, bits, optimizer, steps, scratch, work, logs,
+    bound, obs, obs_rows, step, explore, random_action, updates, gradient_steps, clock, net, target, norm, target_norm,
+    stats, target_stats, tau, ring, n, written, n_step, gamma, bits, optimizer, steps, scratch, work, logs,
 ):  # fmt: skip
     """R steps of all envs, epsilon-greedily, and what is to be learned after each; returns the number of gradient steps.
 
     obs [N, *O], of which obs_rows [N, F] is a view: to act on, and in the end to act on next. explore and random_action
     [R, N]; updates [R]: whether the target network is moved after the step; gradient_steps [R]. step: the arrays that a
-    step fills, final_rows [N, F] as a view of final_obs, and those that are kept of all, [R, N] each.
+    step fills, final_rows [N, F] as a view of final_obs, and those that are kept of all, [R, N] each. clock [3]: the cycles
+    that steps took, that learning took, and all.
     """
-    num_rounds, n = explore.shape
+    num_rounds = len(explore)
+    turn(net)
+    turn(target)
     truncated, final_obs, final_rows, action, returns, lengths, acts, xs, outs, q = step
     ring_obs, ring_action, ring_reward, ring_next_obs, ring_terminated, ring_ended, ring_valid = ring
     rows_of_ring = len(ring_action) // n
     world = world_at(bound)
     chunk = xs.shape[1]
     done = 0
+    clock[:] = 0
+    began = cycles()
     for t in range(num_rounds):
         at = written % rows_of_ring * n
         for low in range(0, n, chunk):
             rows = min(n - low, chunk)
             for r in range(rows):
                 normalised(obs_rows[low + r], norm, xs[r])
-            forward(net, (0, 1), xs[:rows], acts, rows)
-            outputs(net, (0, 1), acts, rows, outs)
+            forward(net, 0, 1, xs[:rows], acts, rows)
+            outputs(net, 0, 1, acts, rows, outs)
             for r in range(rows):
                 i = low + r
                 action[i] = random_action[t, i] if explore[t, i] else _best(outs[r], q)
@@ -135,9 +162,11 @@ def rounds(
             for j in range(obs_rows.shape[1]):
                 ring_obs[at + i, j] = obs_rows[i, j]
         end = at + n
+        before = cycles()
         step_rows(
             world, 0, n, action, obs, ring_reward[at:end], ring_terminated[at:end], truncated, final_obs, returns[t], lengths[t]
         )  # fmt: skip
+        clock[0] += cycles() - before
         for i in range(n):
             ended = ring_terminated[at + i] or truncated[i]
             ring_ended[at + i] = ended
@@ -145,8 +174,10 @@ def rounds(
                 ring_next_obs[at + i, j] = final_rows[i, j] if ended else obs_rows[i, j]
         written += 1
 
+        after = cycles()
         if updates[t]:
             _towards(target[0], net[0], tau)
+            turn(target)
             for k in range(len(stats)):
                 _towards(target_stats[k], stats[k], tau)
             mean, scale, _ = target_norm
@@ -155,9 +186,11 @@ def rounds(
                 scale[j] = 1.0 / math.sqrt(target_stats[1][j] + 1e-8)
         more = gradient_steps[t]
         if more > 0:
-            learn(
+            _learn(
                 net, target, norm, target_norm, ring, n, written, n_step, gamma, bits[done : done + more], optimizer,
                 steps + done, scratch, work, logs[done : done + more],
             )  # fmt: skip
             done += more
+        clock[1] += cycles() - after
+    clock[2] = cycles() - began
     return done

@@ -49,6 +49,14 @@ METRICS: dict[str, Metric] = {
     "rollout/episodes": Metric("episodes", "Training episodes that have ended since the run began."),
     "rollout/exploration_rate": Metric("0..1", "Probability of a random action (epsilon of DQN and PQN)."),
     "time/fps": Metric("steps/s", "Environment steps a second, learning included."),
+    "time/share_env": Metric(
+        "0..1", "Share of the time that steps of the envs took; where a kernel does it all, measured inside."
+    ),
+    "time/share_policy": Metric("0..1", "Share of the time that the policy took to look and act."),
+    "time/share_learn": Metric("0..1", "Share of the time that learning took: returns, gradients, normalisers."),
+    "time/share_idle": Metric(
+        "0..1", "Share of the time for the rest: evaluating, saving, logging, or waiting to be told to."
+    ),
     "time/total_timesteps": Metric("steps", "Environment steps since the run began, over all environments."),
     "time/iterations": Metric("iterations", "Calls of the agent's `iterate` since the run began."),
     "time/time_elapsed": Metric("s", "Wall time since this process began to train."),

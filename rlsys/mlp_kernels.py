@@ -4,10 +4,12 @@ This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `act
 `loss_row` and `pick_row` (scalar functions of one sample; see native.py), `STANDARDIZE` (a column, or -1), and `njit`,
 `njit_batch`, `njit_entry`, `prange`.
 
-A net is the tuple (flat, layers, first, free_at). All parameters are one vector `flat`; layers[L] = (weights at, bias at,
-n_in, n_out, activations at); network k has the layers first[k] to first[k + 1]; what no network computes, the free
-parameters, is flat[free_at:]. An output row is the free parameters, then the networks' outputs. A norm is the tuple
-(mean[F], scale[F], limit): a network sees clip((obs - mean) * scale, -limit, limit). S samples, B a minibatch, F features.
+A net is the tuple (flat, turned, layers, first, free_at). All parameters are one vector `flat`; layers[L] = (weights at, bias
+at, n_in, n_out, activations at); network k has the layers first[k] to first[k + 1]; what no network computes, the free
+parameters, is flat[free_at:]. In `turned` the weights are transposed, as the matrix product likes them best when it goes
+forward; `turn` brings it up to date, and whoever enters from Python begins with that. An output row is the free parameters,
+then the networks' outputs. A norm is the tuple (mean[F], scale[F], limit): a network sees clip((obs - mean) * scale, -limit,
+limit). S samples, B a minibatch, F features.
 
 A minibatch is cut into chunks, chunk c belongs to lane c % LANES, and lanes are added up in their order: the bits of a
 result do not depend on the number of threads. Scratch memory has one row for each lane.
@@ -26,6 +28,17 @@ def _layer(layers, l):
 
 
 @njit
+def turn(net):
+    """Transpose the weights."""
+    flat, turned, layers, _, _ = net
+    for l in range(len(layers)):
+        w_at, _, n_in, n_out, _ = _layer(layers, l)
+        for j in range(n_in):
+            for i in range(n_out):
+                turned[w_at + j * n_out + i] = flat[w_at + i * n_in + j]
+
+
+@njit
 def normalised(obs, norm, x):
     """One observation [F] as the networks see it, into x [F]."""
     mean, scale, limit = norm
@@ -34,15 +47,15 @@ def normalised(obs, norm, x):
 
 
 @njit
-def forward(net, nets, x, acts, rows):
-    """Run the networks nets[0] to nets[1] on x [rows, F]; the activations of every layer go to acts."""
-    flat, layers, first, _ = net
-    for k in range(nets[0], nets[1]):
+def forward(net, from_net, to_net, x, acts, rows):
+    """Run the networks from_net to to_net on x [rows, F]; the activations of every layer go to acts."""
+    flat, turned, layers, first, _ = net
+    for k in range(from_net, to_net):
         h = x
         for l in range(first[k], first[k + 1]):
             w_at, b_at, n_in, n_out, y_at = _layer(layers, l)
             y = acts[y_at : y_at + rows * n_out].reshape(rows, n_out)
-            np.dot(h, flat[w_at : w_at + n_out * n_in].reshape(n_out, n_in).T, y)
+            np.dot(h, turned[w_at : w_at + n_in * n_out].reshape(n_in, n_out), y)
             bias = flat[b_at : b_at + n_out]
             if l + 1 < first[k + 1]:
                 for r in range(rows):
@@ -56,14 +69,14 @@ def forward(net, nets, x, acts, rows):
 
 
 @njit
-def outputs(net, nets, acts, rows, out):
+def outputs(net, from_net, to_net, acts, rows, out):
     """Gather what `forward` computed into output rows out [rows, *]."""
-    flat, layers, first, free_at = net
+    flat, _, layers, first, free_at = net
     at = len(flat) - free_at
     for j in range(at):
         for r in range(rows):
             out[r, j] = flat[free_at + j]
-    for k in range(nets[0], nets[1]):
+    for k in range(from_net, to_net):
         n_out, y_at = layers[first[k + 1] - 1, 3], layers[first[k + 1] - 1, 4]
         for r in range(rows):
             for j in range(n_out):
@@ -74,7 +87,7 @@ def outputs(net, nets, acts, rows, out):
 @njit
 def backward(net, grad, x, acts, deltas, product, rows, d_out):
     """Add the gradient of sum(out * d_out) over rows to grad."""
-    flat, layers, first, free_at = net
+    flat, _, layers, first, free_at = net
     at = len(flat) - free_at
     for j in range(at):
         for r in range(rows):
@@ -113,20 +126,25 @@ def backward(net, grad, x, acts, deltas, product, rows, d_out):
                 d = below
 
 
+@njit
+def _evaluate_chunk(net, nets, norm, obs, out, acts, x):
+    rows = len(obs)
+    for r in range(rows):
+        normalised(obs[r], norm, x[r])
+    forward(net, nets[0], nets[1], x[:rows], acts, rows)
+    outputs(net, nets[0], nets[1], acts, rows, out)
+
+
 @njit_batch
 def evaluate(net, nets, norm, obs, out, acts, xs):
     """Output rows out [S, *] at obs [S, F]: of the free parameters, and the networks nets[0] to nets[1]."""
+    turn(net)
     n, chunk = len(obs), xs.shape[1]
     n_chunks = (n + chunk - 1) // chunk
     for lane in prange(min(LANES, n_chunks)):
-        x = xs[lane]
         for c in range(lane, n_chunks, LANES):
-            low = c * chunk
-            rows = min(n - low, chunk)
-            for r in range(rows):
-                normalised(obs[low + r], norm, x[r])
-            forward(net, nets, x[:rows], acts[lane], rows)
-            outputs(net, nets, acts[lane], rows, out[low : low + rows])
+            low, high = c * chunk, min(n, (c + 1) * chunk)
+            _evaluate_chunk(net, nets, norm, obs[low:high], out[low:high], acts[lane], xs[lane])
 
 
 @njit_entry
@@ -155,6 +173,59 @@ def _rows_of_a_chunk(batch, most):
     return min(most, max(32, (batch + 63) // 64 * 16))
 
 
+@njit
+def _gradient_of_a_chunk(net, norm, obs, order, columns, column_order, shift, scale, batch, constants, scratch, lane):
+    """Add a chunk's share of the gradient and of the logs, which are means over the batch, to the lane's."""
+    grad, acts, deltas, product, xs, outs, d_outs, lane_logs = scratch
+    rows, n_nets = len(order), len(net[3]) - 1
+    x, out, d_out, log = xs[lane, :rows], outs[lane], d_outs[lane], lane_logs[lane]
+    for r in range(rows):
+        normalised(obs[order[r]], norm, x[r])
+    forward(net, 0, n_nets, x, acts[lane], rows)
+    outputs(net, 0, n_nets, acts[lane], rows, out)
+    for r in range(rows):
+        loss_row(out[r], columns[column_order[r]], shift, scale, constants, d_out[r], log)
+        for j in range(d_out.shape[1]):
+            d_out[r, j] /= batch
+    backward(net, grad[lane], x, acts[lane], deltas[lane], product[lane], rows, d_out)
+
+
+@njit
+def _clear(x):
+    for i in range(len(x)):
+        x[i] = 0
+
+
+@njit
+def _add(x, y):
+    for i in range(len(x)):
+        x[i] += y[i]
+
+
+@njit
+def _finish(net, batch, n_lanes, optimizer, step, max_log, scratch, logs):
+    """Add up the lanes, and take the step unless the first log exceeds max_log."""
+    grad, lane_logs = scratch[0], scratch[7]
+    for lane in range(1, n_lanes):
+        _add(grad[0], grad[lane])
+        _add(lane_logs[0], lane_logs[lane])
+    n_logs = lane_logs.shape[1]
+    for i in range(n_logs):
+        logs[i] = lane_logs[0, i] / batch
+    if logs[0] > max_log:
+        return False
+
+    total, (moment, square, adam, max_norm) = grad[0], optimizer
+    norm = 0.0
+    for i in range(len(total)):
+        norm += total[i] * total[i]
+    norm = math.sqrt(norm)
+    logs[n_logs] = norm
+    _adam(net[0], moment, square, step, total, min(1.0, max_norm / (norm + 1e-6)), adam)
+    turn(net)
+    return True
+
+
 @njit_batch
 def gradient_step(
     net, norm, obs, order, columns, column_order, constants, optimizer, step, max_log, scratch, logs
@@ -164,59 +235,29 @@ def gradient_step(
     optimizer: (moment, square, (learning rate, beta1, beta2, epsilon), max_norm). No step is taken if the first log exceeds
     max_log. logs: the means of what `loss_row` logged, then the norm of the gradient before it was clipped to max_norm.
     """
-    flat, _, first, _ = net
-    grad, acts, deltas, product, xs, outs, d_outs, lane_logs = scratch
-    n_logs = lane_logs.shape[1]
     batch = len(order)
     shift, scale = 0.0, 1.0
     if STANDARDIZE >= 0 and batch > 1:
         shift, scale = _mean_and_std(columns[:, STANDARDIZE], column_order)
-    chunk = _rows_of_a_chunk(batch, xs.shape[1])
+    chunk = _rows_of_a_chunk(batch, scratch[4].shape[1])
     n_chunks = (batch + chunk - 1) // chunk
     n_lanes = min(LANES, n_chunks)
-    nets = (0, len(first) - 1)
-    for lane in prange(n_lanes):
-        grad[lane, :] = 0
-        lane_logs[lane, :] = 0
-        x, out, d_out = xs[lane], outs[lane], d_outs[lane]
+    for lane in prange(n_lanes):  # little code here: what is inside a prange takes long to compile
+        _clear(scratch[0][lane])
+        _clear(scratch[7][lane])
         for c in range(lane, n_chunks, LANES):
-            low = c * chunk
-            rows = min(batch - low, chunk)
-            for r in range(rows):
-                normalised(obs[order[low + r]], norm, x[r])
-            forward(net, nets, x[:rows], acts[lane], rows)
-            outputs(net, nets, acts[lane], rows, out)
-            for r in range(rows):
-                sample = columns[column_order[low + r]]
-                loss_row(out[r], sample, shift, scale, constants, d_out[r], lane_logs[lane])
-                for j in range(d_out.shape[1]):
-                    d_out[r, j] /= batch
-            backward(net, grad[lane], x[:rows], acts[lane], deltas[lane], product[lane], rows, d_out)
-
-    total = grad[0]
-    for lane in range(1, n_lanes):
-        for i in range(len(flat)):
-            total[i] += grad[lane, i]
-        for i in range(n_logs):
-            lane_logs[0, i] += lane_logs[lane, i]
-    for i in range(n_logs):
-        logs[i] = lane_logs[0, i] / batch
-    if logs[0] > max_log:
-        return False
-
-    moment, square, adam, max_norm = optimizer
-    norm_of_grad = 0.0
-    for i in range(len(flat)):
-        norm_of_grad += total[i] * total[i]
-    norm_of_grad = math.sqrt(norm_of_grad)
-    logs[n_logs] = norm_of_grad
-    _adam(flat, moment, square, step, total, min(1.0, max_norm / (norm_of_grad + 1e-6)), adam)
-    return True
+            low, high = c * chunk, min(batch, (c + 1) * chunk)
+            _gradient_of_a_chunk(
+                net, norm, obs, order[low:high], columns, column_order[low:high], shift, scale, batch, constants, scratch,
+                lane,
+            )  # fmt: skip
+    return _finish(net, batch, n_lanes, optimizer, step, max_log, scratch, logs)
 
 
 @njit_entry
 def fit(net, norm, obs, order, starts, columns, constants, optimizer, steps, max_log, scratch, logs):
     """A step on each of the minibatches order[starts[k]:starts[k + 1]], until one is not taken; returns how many were."""
+    turn(net)
     for k in range(len(starts) - 1):
         batch = order[starts[k] : starts[k + 1]]
         if not gradient_step(

@@ -15,6 +15,8 @@ and torch itself see the same weights at any time.
 """
 
 import math
+import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from numba import njit
@@ -36,6 +39,7 @@ from rlsys.networks import Encoder, VectorPart
 FOLDER = Path(__file__).parent
 ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.ELU: "elu"}
 PARALLEL_FROM = 64  # samples a minibatch; below, waking the threads costs more than they save
+MOST_THREADS = 8  # by themselves; more have not been measured
 CHUNK_FLOPS = 100**3  # OpenBLAS multiplies without packing what is no larger than that
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # all but the assumption that there is no NaN and no infinity
 
@@ -72,6 +76,12 @@ def reason_against(device: torch.device, encoder: Encoder, networks: list[list[A
     return None
 
 
+def choose_threads(batch_size: int) -> int:
+    """As many as pay for minibatches of this size: one for each 32 samples. On two cores the second adds 60 to 90 %."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, batch_size // 32, MOST_THREADS))
+
+
 def norm_of(encoder: Encoder) -> Norm:
     """What an encoder without weights does to a flattened observation."""
     mean, scale, limit = [], [], np.finfo(np.float32).max.item()
@@ -87,9 +97,10 @@ class Flat:
     """The parameters of networks as one vector, of which the modules' own become views. See mlp_kernels.py for `net`."""
 
     def __init__(self, networks: list[list[Any]], free: list[nn.Parameter]):
-        layers = [[_linears(m) for m in network if not type(m) in ACTIVATIONS] for network in networks]
+        layers = [[_linears(m) for m in network if type(m) not in ACTIVATIONS] for network in networks]
         groups = [group for network in layers for group in network]
-        self.parameters = [p for group in groups for p in (*(x.weight for x in group), *(x.bias for x in group))] + free
+        parameters = [p for group in groups for p in (*(x.weight for x in group), *(x.bias for x in group))]
+        self.parameters: list[Tensor] = [*parameters, *free]
         self.vector = torch.zeros(sum(p.numel() for p in self.parameters), dtype=self.parameters[0].dtype)
         for p, view in zip(self.parameters, self.views(self.vector), strict=True):
             view.copy_(p.data)
@@ -109,7 +120,8 @@ class Flat:
             first.append(len(rows))
         self.acts = acts_at
         self.n_free = len(self.vector) - at
-        self.net = (self.vector.numpy(), np.array(rows), np.array(first), at)
+        turned = np.empty(len(self.vector), self.vector.numpy().dtype)
+        self.net = (self.vector.numpy(), turned, np.array(rows), np.array(first), at)
 
     def views(self, vector: Tensor) -> Iterator[Tensor]:
         """A vector like ours, cut into the shapes of the parameters."""
@@ -128,11 +140,17 @@ class Native:
     """
 
     def __init__(
-        self, networks: list[list[Any]], free: list[nn.Parameter], rule: Rule, order: list[nn.Parameter], threads: int = 1
+        self,
+        networks: list[list[Any]],
+        free: list[nn.Parameter],
+        rule: Rule,
+        order: list[nn.Parameter],
+        threads: int = 1,
     ):
         """order: the parameters as a torch optimiser would be given them, which is how `state` counts them."""
         one_blas_thread()
-        self.rule, self.threads, self.params = rule, threads, Flat(networks, free)
+        self.rule, self.params = rule, Flat(networks, free)
+        self.threads = min(threads, kernels.NUMBA_CONFIG["NUMBA_NUM_THREADS"])
         index = {id(p): i for i, p in enumerate(order)}
         self._order = [index[id(p)] for p in self.params.parameters]
         self.flat = self.params.vector
@@ -170,7 +188,7 @@ class Native:
 
     def companion(self, template: str, names: dict[str, Any], title: str) -> list[ModuleType]:
         """Kernels that are built on ours, serial and parallel: `names` beside those of mlp_kernels.py."""
-        ours = ("forward", "outputs", "normalised", "gradient_step", "LANES")
+        ours = ("turn", "forward", "outputs", "normalised", "gradient_step", "LANES")
         return [
             self._fill_in(template, {**names, **{name: getattr(mlp, name) for name in ours}}, backend, title)
             for mlp, backend in zip(self._mlp, self._backends, strict=True)
@@ -178,7 +196,10 @@ class Native:
 
     def choose(self, modules: list[ModuleType], samples: int) -> Any:
         """The serial or the parallel one, for work on so many samples at a time."""
-        return modules[samples >= PARALLEL_FROM]
+        is_parallel = self.threads > 1 and samples >= PARALLEL_FROM
+        if is_parallel:
+            numba.set_num_threads(self.threads)  # of all parallel kernels that this thread calls
+        return modules[is_parallel]
 
     def evaluate(self, obs: NDArray, norm: Norm, networks: tuple[int, int]) -> NDArray:
         """Output rows [S, *] at obs [S, F], of the free parameters and a range of networks (from, to)."""
@@ -229,7 +250,9 @@ class Native:
         moments = zip(self.params.views(self.moment), self.params.views(self.square), strict=True)
         step = torch.tensor(float(self.steps))
         parts = zip(self._order, moments, strict=True)
-        return {str(i): {"step": step, "exp_avg": m, "exp_avg_sq": v} for i, (m, v) in sorted(parts, key=lambda x: x[0])}
+        return {
+            str(i): {"step": step, "exp_avg": m, "exp_avg_sq": v} for i, (m, v) in sorted(parts, key=lambda x: x[0])
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` returned."""
@@ -246,16 +269,21 @@ class Rollout:
     def __init__(self, native: Native, env: SimVectorEnv, num_actions: int):
         names = {**env.inline, "pick_row": native.rule.pick_row, "DISCRETE": num_actions > 0}
         self.native, self.env = native, env
+        self.clock = np.zeros((len(native.scratch[0]), 2), np.int64)
         self.modules = native.companion("rollout_kernels.py", names, f"{native.rule.name}-{env.sim.name.lower()}")
 
-    def __call__(self, samples: int, norm: Norm, *arrays: Any) -> None:
-        """Fill the arrays, which are `rollout`'s in rollout_kernels.py from `noise` to `box`."""
-        native = self.native
-        run = native.choose(self.modules, samples).rollout
-        steps = len(arrays[0])
-        good = run(self.env.world, native.params.net, norm, *arrays, native.scratch[1], native.scratch[4], native.scratch[5])
-        if good < steps:
-            raise ValueError(f"the policy's action is not in {self.env.single_action_space}: it is not a finite number.")
+    def __call__(self, norm: Norm, noise: NDArray, rows_of: tuple, step: tuple, box: tuple) -> float:
+        """Fill the arrays in rows_of and step, as rollout_kernels.py describes them; returns the envs' share of the seconds."""
+        native, self.clock[:], began = self.native, 0, time.perf_counter()
+        run = native.choose(self.modules, noise[..., 0].size).rollout
+        _, acts, _, _, xs, outs, _, _ = native.scratch
+        good = run(self.env.world, native.params.net, norm, noise, rows_of, step, box, acts, xs, outs, self.clock)
+        if good < len(noise):
+            raise ValueError(
+                f"the policy's action is not in {self.env.single_action_space}: it is not a finite number."
+            )
+        envs, all_of_it = self.clock.sum(0)
+        return (time.perf_counter() - began) * envs / max(all_of_it, 1)
 
     @property
     def advantages(self) -> Callable[..., None]:

@@ -1,8 +1,8 @@
 """A whole rollout of compiled envs in one call: look, act, step, and write everything down.
 
-This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `forward, outputs, normalised, LANES`
-(mlp_kernels.py), `pick_row` (native.Rule), `step_rows, world_at, is_valid` (of the sim: batch.py), `DISCRETE`, and `njit`,
-`njit_batch`, `njit_entry`, `prange`.
+This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `turn, forward, outputs, normalised, LANES`
+(mlp_kernels.py), `pick_row` (native.Rule), `step_rows, world_at, is_valid` (of the sim: batch.py), `DISCRETE`, `cycles`
+(jit.py), and `njit`, `njit_batch`, `njit_entry`, `prange`.
 
 T time, N envs, O observation, F features (O flattened), A action. The envs are cut into chunks of ENVS, which never meet:
 a thread takes its chunks through all T steps. net and norm as in mlp_kernels.py.
@@ -20,60 +20,73 @@ def _to_env(action, box, env_action):
         env_action[j] = low[j] + (min(max(a, -1.0), 1.0) + 1.0) * half[j] if is_bounded else a
 
 
+@njit
+def _chunk(bound, net, norm, noise, rows_of, step, box, low, high, acts, x, out, clock):
+    """The envs low to high, through all T steps. Returns T, or the step at which the policy gave an invalid action."""
+    obs, obs_rows, action, env_action, env_rows, log_prob, value = rows_of
+    reward, terminated, truncated, final_obs, episode_return, episode_length = step
+    world = world_at(bound)
+    steps, rows, n_nets = len(log_prob), high - low, len(net[3]) - 1
+    x = x[:rows]
+    for t in range(steps + 1):
+        for r in range(rows):
+            normalised(obs_rows[t, low + r], norm, x[r])
+        forward(net, 0, n_nets, x, acts, rows)
+        outputs(net, 0, n_nets, acts, rows, out)
+        if n_nets > 1:
+            for r in range(rows):
+                value[t, low + r] = out[r, out.shape[1] - 1]
+        if t == steps:
+            break
+        is_good = True
+        for r in range(rows):
+            i = low + r
+            log_prob[t, i] = pick_row(out[r], noise[t, i], action[t, i])
+            if not DISCRETE:
+                _to_env(action[t, i], box, env_rows[t, i])
+                is_good = is_good and is_valid(env_action[t, i])
+        if not is_good:
+            return t
+        before = cycles()
+        step_rows(
+            world, low, high, env_action[t], obs[t + 1], reward[t], terminated[t], truncated[t], final_obs[t],
+            episode_return[t], episode_length[t],
+        )  # fmt: skip
+        clock[0] += cycles() - before
+    return steps
+
+
 @njit_batch
-def rollout(bound, net, norm, noise, obs, obs_rows, action, env_action, env_rows, log_prob, value, step, box, acts, xs, outs):
+def rollout(bound, net, norm, noise, rows_of, step, box, acts, xs, outs, clock):
     """Act T times in every env, from obs[0] on. Returns T, or the step at which the policy gave an invalid action.
 
-    noise [T, N, A] decides the actions. Filled: obs [T + 1, N, *O], of which obs_rows [T + 1, N, F] is a view; action
-    [T, N, A] (A = 1 if discrete); env_action [T, N, *A], of which env_rows [T, N, A] is a view; log_prob [T, N]; value
-    [T + 1, N], if there is a second network; and step, the arrays [T, N, *] of what a step gives.
+    noise [T, N, A] decides the actions. Filled: rows_of, (obs [T + 1, N, *O], of which obs_rows [T + 1, N, F] is a view;
+    action [T, N, A], A = 1 if discrete; env_action [T, N, *A], of which env_rows [T, N, A] is a view; log_prob [T, N];
+    value [T + 1, N], if there is a second network); step, the arrays [T, N, *] of what a step gives; and clock [LANES, 2],
+    the cycles that the steps took, and all.
     """
-    reward, terminated, truncated, final_obs, episode_return, episode_length = step
-    steps, n = log_prob.shape
-    n_nets = len(net[2]) - 1
+    steps, n, _ = noise.shape
+    turn(net)
     n_chunks = (n + ENVS - 1) // ENVS
     good = steps
-    for lane in prange(min(LANES, n_chunks)):
-        world = world_at(bound)
-        x, out = xs[lane], outs[lane]
+    for lane in prange(min(LANES, n_chunks)):  # little code here: what is inside a prange takes long to compile
+        began = cycles()
         for c in range(lane, n_chunks, LANES):
             low, high = c * ENVS, min(n, (c + 1) * ENVS)
-            rows = high - low
-            for t in range(steps + 1):
-                for r in range(rows):
-                    normalised(obs_rows[t, low + r], norm, x[r])
-                if t == steps:
-                    if n_nets > 1:
-                        forward(net, (1, 2), x[:rows], acts[lane], rows)
-                        outputs(net, (1, 2), acts[lane], rows, out)
-                        for r in range(rows):
-                            value[t, low + r] = out[r, len(net[0]) - net[3]]
-                    break
-                forward(net, (0, n_nets), x[:rows], acts[lane], rows)
-                outputs(net, (0, n_nets), acts[lane], rows, out)
-                is_good = True
-                for r in range(rows):
-                    i = low + r
-                    log_prob[t, i] = pick_row(out[r], noise[t, i], action[t, i])
-                    if n_nets > 1:
-                        value[t, i] = out[r, out.shape[1] - 1]
-                    if not DISCRETE:
-                        _to_env(action[t, i], box, env_rows[t, i])
-                        is_good = is_good and is_valid(env_action[t, i])
-                if not is_good:
-                    good = min(good, t)
-                    break
-                step_rows(
-                    world, low, high, env_action[t], obs[t + 1], reward[t], terminated[t], truncated[t], final_obs[t],
-                    episode_return[t], episode_length[t],
-                )  # fmt: skip
+            done = _chunk(
+                bound, net, norm, noise, rows_of, step, box, low, high, acts[lane], xs[lane], outs[lane], clock[lane]
+            )  # fmt: skip
+            good = min(good, done)
+        clock[lane, 1] += cycles() - began
     return good
 
 
 @njit_entry
 def advantages(reward, value, final_value, terminated, truncated, gamma, gae_lambda, advantage, target):
-    """`returns.gae` on rewards that bootstrap where episodes were truncated (`returns.bootstrap_truncated`): [T, N] each,
-    but value [T + 1, N]."""
+    """`returns.gae` on rewards that bootstrap where episodes were truncated (`returns.bootstrap_truncated`).
+
+    All [T, N], but value [T + 1, N].
+    """
     steps, n = reward.shape
     for t in range(steps - 1, -1, -1):
         for i in range(n):

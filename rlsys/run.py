@@ -22,7 +22,7 @@ from rlsys.evaluate import Report, bootstrap_interval, held_out
 from rlsys.folder import Run, card, describe, label, new_folder, write_whole
 from rlsys.log import Log, Progress
 from rlsys.replay import record
-from rlsys.torchenv import make_env, reward_threshold
+from rlsys.torchenv import Stopwatch, make_env, reward_threshold
 
 
 class Preempted(Exception):
@@ -43,9 +43,9 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
     """
     with config_errors():  # before there is a folder: this agent may not be made for this env
         device, why = choose_device(cfg)
-        torch.set_num_threads(threads := choose_threads(cfg))
+        threads = set_threads(cfg)
         env = make_env(cfg.env, cfg.num_envs, split="train", seed=cfg.seed, device=device)
-        agent = agents.build(env, cfg.agent, cfg.seed, engine=cfg.engine, threads=threads)
+        agent = agents.build(env, cfg.agent, cfg.seed, engine=cfg.engine, threads=cfg.threads)
 
     run = resume or Run(new_folder(cfg))
     with contextlib.closing(env), run.locked(), stop_signals() as stop:
@@ -104,15 +104,16 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
     def write(metrics: dict[str, Any]) -> None:
         progress.update(agent.steps, log.write(agent.steps, metrics))
 
-    while agent.steps < cfg.total_timesteps:
+    while agent.steps < cfg.total_timesteps and not (cfg.stop_when_solved and book.is_solved):
         due = Due(agent.steps, cfg.total_timesteps)
-        metrics = agent.iterate(progress=agent.steps / cfg.total_timesteps)
+        with book.iterating:
+            metrics = agent.iterate(progress=agent.steps / cfg.total_timesteps)
         due.now = agent.steps
         book.iterations += 1
 
         # log: the only place that waits for the device
         if due(cfg.log_every or 1):
-            write({**metrics, **book.clock(agent.steps)})
+            write({**metrics, **book.clock(agent)})
 
         # evaluate: on a split that training never sees
         if due(cfg.eval_every):
@@ -168,11 +169,16 @@ class Book:
     seconds_to_solve: float | None = None
 
     def __post_init__(self):
-        self._began, self._first_step = time.perf_counter(), 0
+        self.iterating = Stopwatch()
+        self.begin(0)
 
     def begin(self, step: int) -> None:
         """Start the clock of this process."""
         self._began, self._first_step = time.perf_counter(), step
+
+    @property
+    def is_solved(self) -> bool:
+        return self.seconds_to_solve is not None
 
     @property
     def elapsed(self) -> float:
@@ -186,13 +192,19 @@ class Book:
         if self.seconds_to_solve is None and threshold is not None and mean >= threshold:
             self.seconds_to_solve = self.elapsed
 
-    def clock(self, step: int) -> dict[str, float]:
-        """Counters, and the speed of this process."""
+    def clock(self, agent: agents.Agent) -> dict[str, float]:
+        """Counters, and the speed of this process and what it spent its time on."""
+        seconds = time.perf_counter() - self._began
+        env, learn, iterate = agent.env.stepping.seconds, agent.learning.seconds, self.iterating.seconds
         return {
-            "time/fps": (step - self._first_step) / (time.perf_counter() - self._began),
+            "time/fps": (agent.steps - self._first_step) / seconds,
+            "time/share_env": env / seconds,
+            "time/share_policy": (iterate - env - learn) / seconds,
+            "time/share_learn": learn / seconds,
+            "time/share_idle": (seconds - iterate) / seconds,
             "time/time_elapsed": self.elapsed,
             "time/iterations": self.iterations,
-            "time/total_timesteps": step,
+            "time/total_timesteps": agent.steps,
         }
 
     def state(self) -> dict[str, Any]:
@@ -236,18 +248,22 @@ def choose_device(cfg: Config) -> tuple[str, str]:
     return "cpu", "small networks learn faster on the CPU; device=cuda overrides"
 
 
+CORES = torch.get_num_threads()  # before anybody changed it
 LARGE_BATCH = 4096  # samples; from here on a minibatch of a small network is worth sharing out
 
 
-def choose_threads(cfg: Config) -> int:
-    """Threads that learn: one a core for large minibatches and pictures, else 1.
+def set_threads(cfg: Config) -> int:
+    """Tell torch how many threads it may use: one a core for large minibatches and pictures, else 1. The native engine
+    chooses for itself (`native.choose_threads`).
 
     The operations of a small network on a small minibatch are too short to share out: on two idle cores the second
     thread adds a quarter to torch's speed (PPO on CartPole, 64 envs, minibatches of 512), and beside another process it
     costs a factor of 4, since waiting threads spin. At minibatches of 8192 it adds 80 %.
     """
     large = getattr(cfg.agent, "batch_size", 0) >= LARGE_BATCH or has_pictures(cfg)
-    return cfg.threads or (torch.get_num_threads() if large else 1)
+    threads = cfg.threads or (CORES if large else 1)
+    torch.set_num_threads(threads)
+    return threads
 
 
 def has_pictures(cfg: Config) -> bool:

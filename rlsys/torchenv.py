@@ -4,6 +4,7 @@ On the CPU they are the same memory: a step writes straight into the rollout's t
 step is written to host arrays and copied over.
 """
 
+import time
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
@@ -53,6 +54,18 @@ class BatchEnv(Protocol):
     def close(self) -> None: ...
 
 
+class Stopwatch:
+    """`with stopwatch:` adds what passes to `seconds`, of the host's time: a GPU may still be at it."""
+
+    seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+
 class TorchEnv:
     """N envs seen as tensors on `device`. Bind the tensors to write into once (`bind`), then `step(action, slot)`."""
 
@@ -62,6 +75,7 @@ class TorchEnv:
         self.has_resets = env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP  # some steps are not experience
         self.obs_spec, self.action_spec = obs_spec(env), action_spec(env)
         self._host = env.bind(env.arrays())
+        self.stepping = Stopwatch()
         self.episodes = 0
         self._recent = np.zeros((max(EPISODE_WINDOW, self.num_envs), 2))  # ring of (return, length)
         self.obs = torch.zeros((self.num_envs, *self._host.obs.shape[1:]), dtype=self.obs_dtype, device=self.device)
@@ -114,7 +128,9 @@ class TorchEnv:
         Returns the mask (N,) of envs whose episode ended, None if none did.
         """
         tensors, arrays = slot
-        ended = self.env.advance(action.cpu().numpy(), arrays)
+        host_action = action.cpu().numpy()
+        with self.stepping:
+            ended = self.env.advance(host_action, arrays)
         if self.env.valid is not None:
             tensors.valid.copy_(torch.from_numpy(self.env.valid))
         if ended is not None:
@@ -125,9 +141,10 @@ class TorchEnv:
         self.obs = tensors.obs
         return ended
 
-    def took(self, obs: Tensor, episode_return: NDArray, episode_length: NDArray) -> None:
+    def took(self, obs: Tensor, episode_return: NDArray, episode_length: NDArray, seconds: float) -> None:
         """Take note of T steps that a kernel has taken itself: obs [N, *O] to act on next; return and length [T, N]."""
         self.obs = obs
+        self.stepping.seconds += seconds
         ended = episode_length > 0
         self._count_episodes(episode_return[ended], episode_length[ended])
 

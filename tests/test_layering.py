@@ -29,11 +29,14 @@ LEVELS = {
     "rlsys.agents.ppo": 3,
     "rlsys.agents.ppo_rules": 3,
     "rlsys.agents.dqn": 3,
+    "rlsys.agents.dqn_native": 3,
+    "rlsys.agents.dqn_rules": 3,
     "rlsys.agents.pqn": 3,
     "rlsys.agents.sb3": 3,
     "rlsys.evaluate": 3,
     "rlsys.replay": 4,
     "rlsys.run": 4,
+    "rlsys.tune": 4,
     "rlsys.cli": 5,
     "rlsys.__main__": 5,
 }
@@ -47,7 +50,7 @@ ONLY = {
     "omegaconf": {"rlsys.config", "rlsys.cli"},
 }
 NOBODY = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-ENVS_MAY = {"envs", "numpy", "numba", "gymnasium", "PIL"}
+ENVS_MAY = {"envs", "numpy", "numba", "llvmlite", "gymnasium", "PIL"}
 
 
 def module_name(path: Path) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from rlsys import native
 from rlsys.agents import build, ppo_rules
 from rlsys.agents.ppo import PPO
-from rlsys.config import DQNConfig, PPOConfig
+from rlsys.config import PPOConfig, PQNConfig
 from rlsys.native import Native
 from rlsys.torchenv import TorchEnv
 from tests.agents.worlds import make
@@ -206,8 +206,8 @@ def test_auto_takes_the_native_engine_where_it_fits_and_torch_elsewhere():
         PPO(TorchEnv(make("cartpole", 4)), gelu, seed=0, engine="native")
     with pytest.raises(ValueError, match="observations are pictures"):
         PPO(TorchEnv(make("snake", 4)), CONFIG, seed=0, engine="native")
-    with pytest.raises(ValueError, match="agent=ppo, not agent=dqn"):
-        build(TorchEnv(make("cartpole", 4)), DQNConfig(), 0, engine="native")
+    with pytest.raises(ValueError, match="agent=ppo and agent=dqn, not agent=pqn"):
+        build(TorchEnv(make("cartpole", 4)), PQNConfig(), 0, engine="native")
 
 
 BUGS = [  # in a loss's derivative: owner, right, wrong

@@ -2,9 +2,9 @@
 
 This file is a template. `kernels.load` runs a copy of it for each (sim, backend, precision) with these names filled in:
 `reset, step, observe, valid` (the sim's), `level_of, stream_key` (from rng.py), `NUM_ACTIONS` (an int for Discrete, a
-tuple for MultiDiscrete, 0 for Box actions), `STATE, PARAMS, OBS, REAL` (dtypes) and `OBS_SHAPE`, `pointer` (jit.py), and
-`njit, njit_batch, njit_entry, prange` (Numba's, or plain Python's). Kernels write where they are told and look at no shape: vector.py
-checks every array before it gets here.
+tuple for MultiDiscrete, 0 for Box actions), `STATE, PARAMS, OBS, REAL` (dtypes), `OBS_SHAPE` and `OBS_SIZE`, `pointer`
+(jit.py), and `njit, njit_batch, njit_entry, prange` (Numba's, or plain Python's). Kernels write where they are told and look
+at no shape: vector.py checks every array before it gets here.
 
 N envs. A world is the tuple (states[N], blank[1], params[1 or N], params_stride, seed, first_level, num_levels, max_steps,
 next_step, ended[N]): states and params are records, params_stride is 0 or 1, and `ended` is the mask of envs whose last step
@@ -41,7 +41,10 @@ def _begin(world, i, forced_level, obs):
 
 @njit
 def _copy_row(source, target, i):
-    target[i] = source[i]
+    """target[i] = source[i], which would take two seconds to compile."""
+    a, b = source[i].reshape(OBS_SIZE), target[i].reshape(OBS_SIZE)
+    for j in range(OBS_SIZE):
+        b[j] = a[j]
 
 
 @njit

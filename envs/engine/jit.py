@@ -7,9 +7,11 @@ Float literals are weak, as they are in NumPy (NEP 50): `0.5 * s.x` is float32 w
 literal for a float64 and widen all that follows.
 """
 
+import platform
 import types
 
 import numba
+from llvmlite import ir
 from numba.core import cgutils
 from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic
@@ -53,6 +55,20 @@ def pointer(typingctx, address):
         return builder.inttoptr(args[0], cgutils.voidptr_t)
 
     return numba.types.voidptr(numba.types.int64), codegen
+
+
+@intrinsic
+def cycles(typingctx):
+    """The processor's cycle counter (int64), to see what share of a kernel's time is spent where; 0 where only the operating
+    system may read it."""
+
+    def codegen(context, builder, signature, args):
+        if platform.machine() not in ("x86_64", "AMD64"):
+            return context.get_constant(numba.types.int64, 0)
+        kind = ir.FunctionType(ir.IntType(64), [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
+
+    return numba.types.int64(), codegen
 
 
 def _as_literal(value, literal):

@@ -13,6 +13,7 @@ is code. Where no folder can be written, kernels are compiled afresh in each pro
 import hashlib
 import importlib.util
 import inspect
+import math
 import os
 import platform
 import sys
@@ -52,6 +53,7 @@ def load(sim: Sim, backend: str, precision: str) -> types.ModuleType:
     names |= {"level_of": rng.level_of, "stream_key": rng.stream_key, "NUM_ACTIONS": _num_actions(sim.action_space)}
     names |= {"STATE": sim.state.dtype(precision, ENGINE_FIELDS), "PARAMS": sim.params.dtype(precision)}
     names |= {"OBS": sim.observation_space.dtype, "OBS_SHAPE": sim.observation_space.shape, "pointer": pointer}
+    names["OBS_SIZE"] = math.prod(sim.observation_space.shape or ())
     names["REAL"] = real = np.dtype(REAL[precision])
     literal = np.float32 if real.itemsize == 4 else float
     # A serial step is too short to let go of Python's lock for: that takes as long as four CartPoles.
@@ -72,7 +74,9 @@ def fill_in(
     memo: dict = {}
     if backend == "python" or JIT_DISABLED:
         plain = {name: pure(value, memo) for name, value in names.items()}
-        return _run(template, {**plain, **dict.fromkeys(("njit", "njit_batch", "njit_entry"), lambda f: f), "prange": range})
+        return _run(
+            template, {**plain, **dict.fromkeys(("njit", "njit_batch", "njit_entry"), lambda f: f), "prange": range}
+        )
 
     parallel = backend == "parallel"
     folder = f"{title}-{backend}-{fingerprint(template, names, (literal, _in_order(options)))}"
@@ -196,7 +200,7 @@ def _feed(digest, name: str, value: Any, seen: set[Any], used: AbstractSet[str] 
     elif isinstance(value, type):  # a number type, or an Enum with its members
         digest.update(repr((value, getattr(value, "__members__", None))).encode())
     elif isinstance(value, Dispatcher) or inspect.isfunction(value):
-        if id(value) in seen or value.__module__.split(".")[0] in LIBRARIES:
+        if id(value) in seen or (value.__module__ or "").split(".")[0] in LIBRARIES:
             return
         seen.add(id(value))
         function: Any = getattr(value, "py_func", value)

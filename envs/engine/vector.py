@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from envs.engine import kernels, rng
 from envs.engine.canvas import Canvas
-from envs.engine.jit import pure
+from envs.engine.jit import cycles, pure
 from envs.engine.sim import ENGINE_FIELDS, REAL, SPLITS, Sim
 from envs.registration import get_sim
 
@@ -198,7 +198,9 @@ class SimVectorEnv(VectorEnv):
             self.valid = self._states["ended"] == 0
         try:
             num_ended = self._step(self._bound.addresses, actions)
-        except TypeError:  # there is no kernel yet, or not for such actions: a list, another dtype, a strided array, ...
+        except (
+            TypeError
+        ):  # there is no kernel yet, or not for such actions: a list, another dtype, a strided array, ...
             num_ended = self._step_checked(actions)
         return None if num_ended == 0 else self._ended_mask(num_ended, actions)
 
@@ -244,8 +246,11 @@ class SimVectorEnv(VectorEnv):
 
     @property
     def inline(self) -> dict[str, Any]:
-        """Functions of batch.py for a kernel that steps these envs itself: `step_rows(world_at(env.world), ...)`."""
-        return {name: getattr(self._kernels, name) for name in ("step_rows", "world_at", "is_valid")}
+        """Functions for a kernel that steps these envs itself: `step_rows(world_at(env.world), ...)`."""
+        return {
+            "cycles": cycles,
+            **{name: getattr(self._kernels, name) for name in ("step_rows", "world_at", "is_valid")},
+        }
 
     @property
     def world(self) -> NDArray:

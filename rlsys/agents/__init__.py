@@ -10,7 +10,7 @@ import torch
 
 from rlsys.native import Native
 from rlsys.policy import Policy
-from rlsys.torchenv import TorchEnv
+from rlsys.torchenv import Stopwatch, TorchEnv
 
 AGENTS = {
     "ppo": ("rlsys.agents.ppo", "PPO"),
@@ -25,6 +25,8 @@ class Agent(Protocol):
 
     policy: Policy  # what is saved, evaluated and deployed
     steps: int  # environment steps so far, over all envs
+    env: TorchEnv
+    learning: Stopwatch  # of what `iterate` does besides acting and stepping
 
     def iterate(self, progress: float) -> dict[str, Any]:
         """Collect and learn once; returns metrics (numbers or 0-dim tensors) by tag. progress: 0..1 of the whole run."""
@@ -36,14 +38,16 @@ class Agent(Protocol):
         """Put back what `state` returned."""
 
 
-def build(env: TorchEnv, config: Any, seed: int, *, engine: str = "auto", threads: int = 1) -> Agent:
+def build(env: TorchEnv, config: Any, seed: int, *, engine: str = "auto", threads: int | None = None) -> Agent:
     """The agent that `config` (a PPOConfig, DQNConfig, ...) describes; engine and threads as in `PPO`."""
     module, name = AGENTS[config.name]
     agent = getattr(importlib.import_module(module), name)
-    if config.name == "ppo":
+    if config.name in ("ppo", "dqn"):
         return agent(env, config, seed, engine=engine, threads=threads)
     if engine == "native":
-        raise ValueError(f"engine=native is made for agent=ppo, not agent={config.name}. Use engine=auto.")
+        raise ValueError(
+            f"engine=native is made for agent=ppo and agent=dqn, not agent={config.name}. Use engine=auto."
+        )
     return agent(env, config, seed)
 
 

@@ -9,16 +9,20 @@ two gradient phases.
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlsys import returns
-from rlsys.agents import exploration, load_optimizer_state, optimizer_state
-from rlsys.buffers import Batch, Replay, Transitions, action_tensor
+from rlsys.agents import exploration, is_native, load_optimizer_state, optimizer_state
+from rlsys.agents.dqn_native import LOGS, NativeDQN
+from rlsys.buffers import Batch, Replay, Transitions, action_tensor, random_bits
 from rlsys.config import DQNConfig
+from rlsys.native import choose_threads, reason_against
 from rlsys.policy import Policy, PolicySpec
-from rlsys.torchenv import TorchEnv
+from rlsys.torchenv import Stopwatch, TorchEnv
 
 ITERATION = 512  # environment steps: fine enough to log and to resume at, long enough that the outer loop costs nothing
 
@@ -26,7 +30,10 @@ ITERATION = 512  # environment steps: fine enough to log and to resume at, long 
 class DQN:
     """The agent: `iterate(progress)` makes `policy` better."""
 
-    def __init__(self, env: TorchEnv, config: DQNConfig, seed: int):
+    def __init__(
+        self, env: TorchEnv, config: DQNConfig, seed: int, *, engine: str = "torch", threads: int | None = None
+    ):
+        """engine and threads: as in PPO."""
         if not env.action_spec.n:
             raise ValueError(
                 "agent=dqn needs a Discrete action space, and this one is a Box. Use agent=ppo, or agent=sb3 with SAC."
@@ -47,9 +54,9 @@ class DQN:
             self.policy = Policy(spec).to(device)
         self.target = copy.deepcopy(self.policy).requires_grad_(False)
         self.parameters = list(self.policy.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.steps = 0  # environment steps, all envs together
+        self.learning = Stopwatch()
         self.updates = 0
 
         self.slot = env.bind(env.empty_steps())
@@ -58,6 +65,18 @@ class DQN:
         self.replay = Replay(
             config.buffer_size, example, n_step=config.n_step, gamma=config.gamma, has_resets=env.has_resets
         )
+        self.native = None
+        if is_native(engine, self.reason_against_native()):
+            self.native = NativeDQN(
+                self.policy,
+                self.target,
+                self.parameters,
+                self.replay,
+                env,
+                config,
+                threads or choose_threads(config.batch_size),
+            )
+        self.optimizer: Any = self.native.adam if self.native else torch.optim.Adam(self.parameters, fused=True)
 
     # -- one iteration -----------------------------------------------------------------------------------------------
 
@@ -68,29 +87,69 @@ class DQN:
         if self.steps < c.learning_starts:
             epsilon = 1.0
         learning_rate = c.learning_rate * (1.0 - progress if c.learning_rate_schedule == "linear" else 1.0)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
 
+        # after which steps the target network is moved, and how many gradient steps are taken
         rounds = -(-ITERATION // n)
+        steps = self.steps + n * np.arange(rounds + 1)
+        updates = passed(c.target_update_interval, steps) > 0
+        gradient_steps = passed(c.train_freq, steps) * c.gradient_steps * (steps[1:] > c.learning_starts)
+
         explore, random_action = exploration(rounds, self.env, epsilon, self.generator)
-        logs: list[dict[str, Tensor]] = []
-        for t in range(rounds):
-            self.act(explore[t], random_action[t])
-            before, self.steps = self.steps, self.steps + n
-            if times(c.target_update_interval, before, self.steps):
-                self.update_target()
-            phases = times(c.train_freq, before, self.steps)
-            if phases and self.steps > c.learning_starts:
-                logs += self.learn(phases * c.gradient_steps)
+        bits = random_bits(int(gradient_steps.sum()), c.batch_size, generator=self.generator)
+        take = self.native_rounds if self.native and self.env.compiled else self.torch_rounds
+        logs = take(explore, random_action, updates, gradient_steps, bits, learning_rate)
+        self.updates += len(bits)
 
         if c.normalize_observations:  # last: all of an iteration sees the same normaliser
             self.policy.encoder.update_norm(self.replay.newest(rounds).obs)
         return {
             **self.env.metrics(),
             "rollout/exploration_rate": epsilon,
-            **{name: torch.stack([log[name] for log in logs]).mean() for name in (logs[0] if logs else ())},
+            **(dict(zip(LOGS, logs.mean(0), strict=True)) if len(logs) else {}),
             "train/learning_rate": learning_rate,
             "train/n_updates": self.updates,
         }
+
+    def torch_rounds(
+        self,
+        explore: Tensor,
+        random_action: Tensor,
+        updates: NDArray,
+        gradient_steps: NDArray,
+        bits: Tensor,
+        learning_rate: float,
+    ) -> Tensor:
+        """Steps of all envs, and what is to be learned after each: arguments [rounds, ...], but bits [G, B]. Returns logs."""
+        logs: list[Tensor] = []
+        for t, more in enumerate(gradient_steps):
+            self.act(explore[t], random_action[t])
+            self.steps += self.env.num_envs
+            with self.learning:
+                if updates[t]:
+                    self.update_target()
+                if more:
+                    logs += self.learn(bits[len(logs) : len(logs) + more], learning_rate)
+        return torch.stack(logs) if logs else torch.empty(0)
+
+    @torch.no_grad()
+    def native_rounds(
+        self,
+        explore: Tensor,
+        random_action: Tensor,
+        updates: NDArray,
+        gradient_steps: NDArray,
+        bits: Tensor,
+        learning_rate: float,
+    ) -> Tensor:
+        """The same in one call of a compiled kernel."""
+        assert self.native
+        obs, returns_, lengths, logs, (stepping, learning) = self.native.rounds(
+            self.env.obs, explore, random_action, updates, gradient_steps, bits, learning_rate
+        )
+        self.env.took(obs, returns_, lengths, stepping)
+        self.learning.seconds += learning
+        self.steps += explore.numel()
+        return logs
 
     @torch.no_grad()
     def act(self, explore: Tensor, random_action: Tensor) -> None:
@@ -103,18 +162,20 @@ class DQN:
         successor = torch.where(ended.view(-1, *(1,) * (obs.dim() - 1)), step.final_obs, step.obs)
         self.replay.add(Transitions(obs, action, step.reward, successor, step.terminated, ended, step.valid))
 
-    def learn(self, gradient_steps: int) -> list[dict[str, Tensor]]:
-        """Gradient steps, each on a minibatch of its own (drawn together: cheaper); returns what each has to log."""
-        size, logs = self.config.batch_size, []
-        drawn = self.replay.sample(gradient_steps * size, self.generator)
-        for parts in zip(*(x.split(size) for x in drawn), strict=True):
+    def learn(self, bits: Tensor, learning_rate: float) -> list[Tensor]:
+        """Gradient steps, each on the minibatch that a row of bits [G, B] draws; returns what each has to log."""
+        if self.native:
+            return list(self.native.learn(bits, learning_rate))
+        logs = []
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        drawn = self.replay.sample(bits.flatten(), self.generator)  # together: cheaper
+        for parts in zip(*(x.split(bits.shape[1]) for x in drawn), strict=True):
             loss, log = self.loss(Batch(*parts))
             self.optimizer.zero_grad()
             loss.backward()
-            log["train/grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
             self.optimizer.step()
-            logs.append(log)
-        self.updates += gradient_steps
+            logs.append(torch.stack([*log.values(), grad_norm]))
         return logs
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -137,6 +198,12 @@ class DQN:
         """Move the target network, its normaliser included, by the fraction tau to the policy; tau = 1 copies."""
         for target, online in zip(self.target.state_dict().values(), self.policy.state_dict().values(), strict=True):
             target.lerp_(online, self.config.tau)
+
+    def reason_against_native(self) -> str | None:
+        """Why the native engine cannot train these networks, or None if it can."""
+        if self.env.has_resets:
+            return "some steps of the env only reset it"
+        return reason_against(self.env.device, self.policy.encoder, [list(self.policy.body)])
 
     # -- resuming ----------------------------------------------------------------------------------------------------
 
@@ -165,6 +232,6 @@ class DQN:
         self.steps, self.updates = state["steps"], state["updates"]
 
 
-def times(interval: int, before: int, after: int) -> int:
-    """How many multiples of `interval` are passed on the way from `before` to `after` steps."""
-    return after // interval - before // interval
+def passed(interval: int, steps: NDArray) -> NDArray:
+    """How many multiples of `interval` are passed between each of `steps` and the next."""
+    return np.diff(steps // interval)

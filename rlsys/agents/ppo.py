@@ -17,10 +17,10 @@ from rlsys import returns
 from rlsys.agents import is_native, load_optimizer_state, optimizer_state, ppo_rules
 from rlsys.buffers import action_tensor
 from rlsys.config import PPOConfig
-from rlsys.native import Native, Rollout, norm_of, reason_against
+from rlsys.native import Native, Rollout, choose_threads, norm_of, reason_against
 from rlsys.networks import Encoder, RunningNorm, linear, mlp
 from rlsys.policy import Policy, PolicySpec
-from rlsys.torchenv import TorchEnv
+from rlsys.torchenv import Stopwatch, TorchEnv
 
 ADAM_EPSILON = 1e-5
 
@@ -40,8 +40,11 @@ class Critic(nn.Module):
 class PPO:
     """The agent: `iterate(progress)` makes `policy` better."""
 
-    def __init__(self, env: TorchEnv, config: PPOConfig, seed: int, *, engine: str = "torch", threads: int = 1):
-        """engine: "torch", "native" (MLPs on the CPU, compiled: see native.py), or "auto": native where it can be."""
+    def __init__(
+        self, env: TorchEnv, config: PPOConfig, seed: int, *, engine: str = "torch", threads: int | None = None
+    ):
+        """engine: "torch", "native" (MLPs on the CPU, compiled: see native.py), or "auto": native where it can be.
+        threads: of the native engine; None leaves it to choose."""
         self.env, self.config, device = env, config, env.device
         spec = PolicySpec(
             obs=env.obs_spec,
@@ -65,6 +68,7 @@ class PPO:
         self.return_norm = RunningNorm([]).to(device)
         self.return_carry = torch.zeros(env.num_envs, device=device)
         self.steps = 0  # environment steps, all envs together
+        self.learning = Stopwatch()
         self.updates = 0
 
         # The rollout: observation t + 1 is written by step t, so there is one more of them.
@@ -89,9 +93,10 @@ class PPO:
         clip_range = c.clip_range * (1.0 - progress if c.clip_range_schedule == "linear" else 1.0)
 
         self.collect()
-        value, advantage, target = self.advantages()
-        metrics = self.update(value, advantage, target, learning_rate, clip_range)
-        self.policy.encoder.update_norm(self.obs[:-1])  # last: the update saw what the rollout saw
+        with self.learning:
+            value, advantage, target = self.advantages()
+            metrics = self.update(value, advantage, target, learning_rate, clip_range)
+            self.policy.encoder.update_norm(self.obs[:-1])  # last: the update saw what the rollout saw
         return {**self.env.metrics(), **metrics}
 
     @torch.no_grad()
@@ -114,14 +119,13 @@ class PPO:
         action = self.action.numpy()
         env_action = action if self.env.action_spec.n else np.empty((*shape, *self.env.action_spec.shape), np.float32)
         returns_, lengths = np.empty(shape), np.empty(shape, np.int64)
-        steps = (roll.reward, roll.terminated, roll.truncated, roll.final_obs)
-        self.fused(
-            shape[1] * self.config.n_steps, norm_of(self.policy.encoder), noise,
+        rows_of = (
             self.obs.numpy(), self.obs.flatten(2).numpy(), action.reshape(*shape, -1), env_action,
             env_action.reshape(*shape, -1), self.log_prob.numpy(), self.value_of.numpy(),
-            (*(x.numpy() for x in steps), returns_, lengths), self.box,
         )  # fmt: skip
-        self.env.took(self.obs[-1], returns_, lengths)
+        step = (*(x.numpy() for x in (roll.reward, roll.terminated, roll.truncated, roll.final_obs)), returns_, lengths)
+        seconds = self.fused(norm_of(self.policy.encoder), noise, rows_of, step, self.box)
+        self.env.took(self.obs[-1], returns_, lengths, seconds)
         self.steps += self.log_prob.numel()
 
     def noise(self) -> Tensor:
@@ -286,7 +290,7 @@ class PPO:
         self.return_norm.update(sums)
         return (reward / (self.return_norm.var.float() + 1e-8).sqrt()).clamp(-10.0, 10.0)
 
-    def make_native(self, engine: str, threads: int) -> Native | None:
+    def make_native(self, engine: str, threads: int | None) -> Native | None:
         """The native engine over our networks' parameters, if it is wanted and can be had."""
         policy: Any = self.policy
         head, free = (policy.head.mean, [policy.head.log_std]) if policy.spec.rule == "gaussian" else (policy.head, [])
@@ -294,6 +298,7 @@ class PPO:
         if not is_native(engine, reason_against(self.env.device, policy.encoder, networks)):
             return None
         rule = ppo_rules.rule(policy.spec.rule, self.config.normalize_advantage)
+        threads = threads or choose_threads(self.config.batch_size)
         return Native(networks, free, rule, self.parameters, threads)
 
     def minibatches(self) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ from rlsys.agents import exploration, load_optimizer_state, optimizer_state
 from rlsys.buffers import action_tensor
 from rlsys.config import PQNConfig
 from rlsys.policy import Policy, PolicySpec
-from rlsys.torchenv import TorchEnv
+from rlsys.torchenv import Stopwatch, TorchEnv
 
 
 class PQN:
@@ -49,6 +49,7 @@ class PQN:
         )
         self.generator = torch.Generator(device).manual_seed(seed)
         self.steps = 0  # environment steps, all envs together
+        self.learning = Stopwatch()
         self.updates = 0
 
         # The rollout: observation t + 1 is written by step t, so there is one more of them, and of their values.
@@ -70,8 +71,9 @@ class PQN:
         self.optimizer.param_groups[0]["lr"] = learning_rate
 
         self.collect(epsilon)
-        metrics = self.update(self.targets())
-        self.policy.encoder.update_norm(self.obs[:-1])  # last: the update saw what the rollout saw
+        with self.learning:
+            metrics = self.update(self.targets())
+            self.policy.encoder.update_norm(self.obs[:-1])  # last: the update saw what the rollout saw
         return {
             **self.env.metrics(),
             "rollout/exploration_rate": epsilon,

@@ -35,7 +35,7 @@ from rlsys.checkpoint import NonFiniteError
 from rlsys.config import ConfigError, SB3Config, range_text, unknown_key
 from rlsys.networks import ACTIVATIONS, Encoder, ObsSpec, VectorPart
 from rlsys.policy import Policy, PolicySpec
-from rlsys.torchenv import TorchEnv
+from rlsys.torchenv import Stopwatch, TorchEnv
 
 ALGORITHMS: dict[str, Any] = {"PPO": PPO, "A2C": A2C, "DQN": DQN, "SAC": SAC, "TD3": TD3}
 RULES = {"DQN": "q_values", "SAC": "squashed_gaussian", "TD3": "tanh"}
@@ -98,6 +98,7 @@ class SB3:
         given["policy_kwargs"] = networks | extra
 
         self.device = env.device
+        self.learning = Stopwatch()
         self.streams = global_streams(self.device)
         with self.own_streams(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on batch sizes and devices
@@ -145,7 +146,8 @@ class SB3:
         """A rollout and an update; returns the observations of the rollout."""
         model = self.model
         model.collect_rollouts(self.worlds, self.callback, model.rollout_buffer, model.n_steps)
-        model.train()
+        with self.learning:
+            model.train()
         return model.rollout_buffer.observations
 
     def off_policy_turn(self) -> NDArray:
@@ -158,7 +160,8 @@ class SB3:
         if self.steps > model.learning_starts:
             updates = model.gradient_steps if model.gradient_steps >= 0 else rollout.episode_timesteps
             if updates > 0:
-                model.train(updates, model.batch_size)
+                with self.learning:
+                    model.train(updates, model.batch_size)
         rows = np.arange(min(rollout.episode_timesteps // self.env.num_envs, buffer.buffer_size))
         return buffer.observations[(start + rows) % buffer.buffer_size]
 

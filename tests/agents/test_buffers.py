@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlsys.buffers import Batch, Replay, Transitions, action_tensor
+from rlsys.buffers import Batch, Replay, Transitions, action_tensor, random_bits
 from rlsys.policy import ActionSpec
 
 DEVICE = torch.device("cpu")
@@ -26,8 +26,9 @@ def example(n):
     return row(nothing, [0] * n, nothing, nothing, no, no, no)
 
 
-def generator():
-    return torch.Generator().manual_seed(0)
+def sample(replay, size) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return replay.sample(random_bits(size, generator=generator), generator)
 
 
 def filled(rewards, *, terminated=(), truncated=(), size=100, n_step=1, gamma=0.5):
@@ -41,7 +42,7 @@ def filled(rewards, *, terminated=(), truncated=(), size=100, n_step=1, gamma=0.
 
 def everything(replay: Replay) -> dict[float, tuple[float, float, float]]:
     """All that can be sampled: first observation -> (reward, next observation, discount)."""
-    batch = replay.sample(200 * len(replay), generator())
+    batch = sample(replay, 200 * len(replay))
     table = {}
     for obs, _, reward, next_obs, discount in zip(*(x.squeeze(-1).tolist() for x in batch), strict=True):
         assert table.setdefault(obs, (reward, next_obs, discount)) == (reward, next_obs, discount)
@@ -141,7 +142,7 @@ def test_samples_agree_with_their_definition(seed, n, length, rows, n_step, rese
 
 
 def counts(replay, samples):
-    obs = replay.sample(samples, generator()).obs.flatten()
+    obs = sample(replay, samples).obs.flatten()
     return dict(zip(*(x.tolist() for x in obs.unique(return_counts=True)), strict=True))
 
 
@@ -159,7 +160,7 @@ def test_every_transition_is_sampled_equally_often_and_steps_that_only_reset_nev
 
 
 def test_observations_and_actions_stay_together():
-    batch = filled([1, 2, 4, 8, 16]).sample(1000, generator())
+    batch = sample(filled([1, 2, 4, 8, 16]), 1000)
     assert batch.action.equal(batch.obs.squeeze(1).long() % 3)
 
 
@@ -168,7 +169,7 @@ def test_a_sample_has_the_documented_shapes_and_types():
     pixels = example(2)._replace(obs=image, next_obs=image)
     replay = Replay(10, pixels)
     replay.add(pixels._replace(valid=torch.ones(2, dtype=torch.bool)))
-    batch = replay.sample(7, generator())
+    batch = sample(replay, 7)
     assert [list(x.shape) for x in batch] == [[7, 4, 5], [7], [7], [7, 4, 5], [7]]
     assert [x.dtype for x in batch] == [torch.uint8, torch.int64, torch.float32, torch.uint8, torch.float32]
     assert Batch._fields == ("obs", "action", "reward", "next_obs", "discount")
@@ -186,7 +187,7 @@ def test_a_restored_buffer_gives_the_same_samples_now_and_later(written):
     other.load_state(replay.state())
     for buffer in (replay, other):
         buffer.add(row([77], [0], [7.0], [78], [False], [False], [True]))
-    for one, two in zip(replay.sample(100, generator()), other.sample(100, generator()), strict=True):
+    for one, two in zip(sample(replay, 100), sample(other, 100), strict=True):
         assert one.equal(two)
 
 

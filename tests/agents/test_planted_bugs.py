@@ -109,7 +109,7 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("best action learned, not the one taken", pqn.PQN, "loss", "action.unsqueeze(-1)", "obs[:, :1].long() * 0", pqn_actions),
     ("learning on resets", pqn.PQN, "minibatches", "self.env.has_resets", "False", pqn_only_resets),
     ("normaliser never updated", pqn.PQN, "iterate", "self.policy.encoder.update_norm(", "id(", pqn_normaliser),
-    ("newest row out of reach", buffers.Replay, "_draw", "len(self)", "max(len(self) - self.num_envs, 1)", uniform),
+    ("newest row out of reach", buffers.Replay, "_age", "len(self)", "max(len(self) - self.num_envs, 1)", uniform),
 ]  # fmt: skip
 
 

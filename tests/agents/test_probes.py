@@ -47,8 +47,8 @@ def name(value):
     return value.name if isinstance(value, probes.Sim) else ""
 
 
-def train(config, sim, iterations):
-    agent = build(TorchEnv(envs.make_vec(sim, 8, seed=0)), config, seed=0)
+def train(config, sim, iterations, engine="torch"):
+    agent = build(TorchEnv(envs.make_vec(sim, 8, seed=0)), config, seed=0, engine=engine)
     for k in range(iterations):
         agent.iterate(k / iterations)
     return agent
@@ -62,8 +62,8 @@ def observations(answers):
     return torch.tensor(list(answers)).unsqueeze(1)
 
 
-def check_ppo_value(sim, values):
-    agent = train(PPO, sim, 60)
+def check_ppo_value(sim, values, engine="torch"):
+    agent = train(PPO, sim, 60, engine)
     value = agent.critic(agent.policy.encoder(observations(values)))
     close(value, list(values.values()), 0.05)
 
@@ -75,23 +75,29 @@ def check_ppo_policy(sim, values):
     assert (probability > 0.9).all(), probability
 
 
-def check_ppo_amount(sim, actions):
-    agent = train(PPO, sim, 100)
+def check_ppo_amount(sim, actions, engine="torch"):
+    agent = train(PPO, sim, 100, engine)
     close(agent.policy.act(observations(actions)).squeeze(-1), list(actions.values()), 0.15)
 
 
-def check_q_values(sim, values, config, iterations):
-    agent = train(config, sim, iterations)
+def check_q_values(sim, values, config, iterations, engine="torch"):
+    agent = train(config, sim, iterations, engine)
     expected = [value if isinstance(value, list) else [value, value] for value in values.values()]
     close(agent.policy(observations(values)), expected, 0.05)
 
 
-def check_dqn(sim, values, config=DQN):
-    check_q_values(sim, values, config, 4)
+def check_dqn(sim, values, config=DQN, engine="torch"):
+    check_q_values(sim, values, config, 4, engine)
 
 
 def check_pqn(sim, values, config=PQN):
     check_q_values(sim, values, config, 80)
+
+
+def test_the_native_engine_learns_beyond_the_time_limit_and_looks_before_it_acts():
+    check_ppo_value(*VALUES[3], engine="native")
+    check_ppo_amount(*AMOUNTS[1], engine="native")
+    check_dqn(*VALUES[3], engine="native")
 
 
 @pytest.mark.parametrize(("sim", "values"), VALUES, ids=name)

@@ -191,15 +191,18 @@ def test_an_episode_stays_gymnasiums_to_the_end(name, changed):
     rng = np.random.default_rng(2)
     env, original, fields = pair(name, 1, changed=changed)
     original.state, original.steps_beyond_terminated = np.array([env.state[f][0] for f in fields]), None
-    for _ in range(500):
+    for t in range(500):
+        if t % 25 == 0:  # what rounding has made of an unstable world is none of the port's business
+            for field, value in zip(fields, original.state, strict=True):
+                env.state[field][0] = value
         if name == "cartpole":  # a player that balances for long, and moves about
             action = int(original.state[2] + 0.5 * original.state[3] + 0.1 * original.state[1] > 0.01 * rng.normal())
         else:
             action = rng.uniform(-3, 3, 1).astype(np.float32).astype(np.float64)
         _, reward, terminated, _, _ = env.step(np.array([action]))
         _, their_reward, their_terminated, _, _ = original.step(action)
-        np.testing.assert_allclose([env.state[f][0] for f in fields], original.state, rtol=0, atol=1e-8)
-        assert reward[0] == pytest.approx(their_reward, abs=1e-8)
+        np.testing.assert_allclose([env.state[f][0] for f in fields], original.state, rtol=0, atol=1e-11)
+        assert reward[0] == pytest.approx(their_reward, abs=1e-11)
         assert terminated[0] == their_terminated
         if their_terminated:
             break
