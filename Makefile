@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format docs bench peers results report board clean
+.PHONY: help install train test test-fast check format docs bench throughput learning engines peers results report board clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,10 +37,18 @@ format: .venv/installed ## let ruff rewrite the code
 docs: .venv/installed ## regenerate the pages that come from code
 	$(BIN)/python -m rlsys.log > docs/metrics.md
 
-bench: .venv/installed ## measure speed; writes benchmarks/results/
+bench: throughput learning engines peers report ## measure speed (half an hour, an idle machine); writes benchmarks/results/
+
+throughput: .venv/installed ## envs, rollouts and training, from one env to 65536
 	$(BIN)/python benchmarks/throughput.py
 
-peers: .venv/installed ## measure speed next to other systems, each installed in ~/.cache/rlsys/peers (5 GB)
+learning: .venv/installed ## seconds from process start to solved, warm and cold
+	$(BIN)/python benchmarks/learning.py
+
+engines: .venv/installed ## learning curves of both engines over ten seeds
+	$(BIN)/python benchmarks/engines.py
+
+peers: .venv/installed ## speed next to other systems, each installed in ~/.cache/rlsys/peers (5 GB)
 	$(BIN)/python benchmarks/peers.py
 
 results: .venv/installed ## train every experiment with five seeds and write the README's table

@@ -18,6 +18,7 @@ LABELS = {
     "gymnax": ("gymnax (JAX)", "#56B4E9"),
     "gymnasium": ("Gymnasium", "#CC79A7"),
     "envpool": ("EnvPool", "#D55E00"),
+    "c": ("a plain C kernel", "#999999"),
 }
 INK, MUTED, GRID = "#1f2328", "#636c76", "#e6e8eb"
 WIDTH, TOP = 1120, 112

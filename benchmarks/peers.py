@@ -84,6 +84,7 @@ PEERS = [
         ("rejax==0.1.3", "gymnax==0.0.9", "optax==0.2.8", "distrax==0.1.9", *JAX),
         {"ppo": DEFAULT, "dqn": {**DEFAULT, "sampling with replacement": {"replacement": True}}},
     ),
+    System("c", ("numpy==2.4.6",), {"env": DEFAULT}),
     System("gymnasium", ("gymnasium==1.4.0", "numpy==2.4.6"), {"env": DEFAULT}),
     System("envpool", ("envpool==1.2.5", "gymnasium==1.4.0", "numpy==2.4.6"), {"env": DEFAULT}),
     System("gymnax", ("gymnax==1.0.1", "six==1.17.0", *JAX), {"env": DEFAULT}),  # imports six without asking for it
@@ -138,7 +139,7 @@ def ppo_work(num_envs: int, n_steps: int, batch_size: int, n_epochs: int, note: 
 WORK = [
     *(Work(f"roof {rows} rows", "roof", {"rows": rows, "columns": 64}, ("rlsys",)) for rows in (64, 96, 128)),
     *(
-        Work(f"env {n}", "env", {"num_envs": n}, ("rlsys", "gymnasium", "envpool", "gymnax"))
+        Work(f"env {n}", "env", {"num_envs": n}, ("rlsys", "c", "gymnasium", "envpool", "gymnax"))
         for n in (1, 16, 64, 1024, 4096, 65536)
     ),
     *(ppo_work(n, t, n * t // 4, 4) for n, t in ((4, 128), (64, 32), (1024, 32))),

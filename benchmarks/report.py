@@ -20,9 +20,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE, PICTURE = ROOT / "docs" / "results.md", ROOT / "docs" / "results.svg"
 FILES = {
     "peers": "make peers",
-    "learning": "",
+    "learning": "make learning",
+    "engines": "make engines",
     "experiments": "make results",
-    "throughput": "make bench",
+    "throughput": "make throughput",
 }  # what makes them
 
 Lines = list[str]
@@ -91,7 +92,7 @@ def training(data: dict[str, Any]) -> Lines:
 
 
 def env_only(data: dict[str, Any]) -> Lines:
-    return comparison(data, ("env",), ("gymnasium", "envpool", "gymnax"))
+    return comparison(data, ("env",), ("c", "gymnasium", "envpool", "gymnax"))
 
 
 def roof(data: dict[str, Any]) -> Lines:
@@ -151,10 +152,45 @@ def experiments(data: dict[str, Any]) -> Lines:
     ]
 
 
+def scale(data: dict[str, Any]) -> Lines:
+    """From one env to 65536: million steps a second of the envs, thousands of rollouts and training."""
+
+    def figures(rates: dict[str, float], unit: float, names: Iterable[str]) -> list[str]:
+        return [
+            f"{rates[name] / unit:,.3g}" if rates[name] < 1000 * unit else f"{rates[name] / unit:,.0f}"
+            for name in names
+        ]
+
+    threads = list(data["roof_flops"])
+    engines = list(next(iter(data["training"].values())))
+    rows = [
+        [
+            f"{int(n):,}",
+            *figures(data["env_only"][n], 1e6, [*threads, "gymnasium"]),
+            *figures(data["rollout"][n], 1e3, threads),
+            *figures(data["training"][n], 1e3, engines),
+            *(f"{share:.0%}" for share in data["share_of_roof"][n].values()),
+        ]
+        for n in data["env_only"]
+    ]
+    head = [
+        "envs",
+        *(f"env, {name} (M)" for name in [*threads, "Gymnasium"]),
+        *(f"rollout, {name} (k)" for name in threads),
+    ]
+    head += [*(f"PPO, {name} (k)" for name in engines), *(f"of the roof, {name}" for name in threads)]
+    return [f"{measured_on(data.get('machine'))}. Best of the rounds.", "", *table(head, rows)]
+
+
 def engines(data: dict[str, Any]) -> Lines:
-    names = list(dict.fromkeys(name for rates in data["training"].values() for name in rates))
-    rows = [[work, *(f"{rates.get(n, 0):,.0f}" for n in names)] for work, rates in data["training"].items()]
-    return [f"{measured_on(data.get('machine'))}. Best of the rounds.", "", *table(["PPO", *names], rows)]
+    """Whether the two engines learn alike."""
+    rows = []
+    for name, found in data["work"].items():
+        low, high = found["difference_ci95"]
+        levels = (f"{statistics.mean(found[engine]):.1f}" for engine in ("native", "torch"))
+        rows.append([name, f"{len(found['native'])}", *levels, f"{low:.1f} to {high:.1f}", f"{found['p']:.2f}"])
+    head = ["work", "seeds", "native: level", "torch: level", "difference, 95 % interval", "p (Mann-Whitney)"]
+    return [f"{measured_on(data.get('machine'))}.", "", *table(head, rows)]
 
 
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Lines]]] = {
@@ -166,7 +202,8 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Lines]]] = {
     "versions": ("peers", versions),
     "learning": ("learning", learning),
     "experiments": ("experiments", experiments),
-    "engines": ("throughput", engines),
+    "scale": ("throughput", scale),
+    "engines": ("engines", engines),
 }
 
 

@@ -1,22 +1,23 @@
-"""How fast? Steps a second of the envs alone and of training, each beside a peer in the same process and run.
+"""How fast? Steps a second of the envs alone, of rollouts and of training, from one env to 65536.
 
     python benchmarks/throughput.py        writes results/throughput.json
 
-Env only: CartPole with random actions, one thread, against Gymnasium's CartPoleVectorEnv. Training: PPO on CartPole, two
-64x64 networks, 4 epochs of 4 minibatches, against SB3 on its DummyVecEnv over Gymnasium's CartPole. Every measurement
-alternates with its peer's and the best of the rounds counts, because the machine may be busy with something else.
+CartPole throughout. Env only: random actions through `step`, on one thread and on two, beside Gymnasium's CartPoleVectorEnv.
+Rollout: PPO's `collect` alone, two 64x64 networks. Training: PPO, 4 epochs of 4 minibatches, by both engines, with the share
+of the roof that the native one reaches: what the machine's matrix product alone would allow (peers.py). Measurements that are
+compared alternate, and the best of the rounds counts, because the machine may be busy with something else.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
+import numba
 import numpy as np
 import torch
-from stable_baselines3 import PPO as SB3PPO
-from stable_baselines3.common.env_util import make_vec_env
 
 import envs
 from rlsys.agents.ppo import PPO
@@ -24,27 +25,36 @@ from rlsys.config import PPOConfig
 from rlsys.provenance import provenance
 from rlsys.torchenv import TorchEnv
 
-RESULTS = Path(__file__).resolve().parent / "results" / "throughput.json"
-ROUNDS = 5
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE / "workers")]
+from peers import ppo_flops  # noqa: E402
+from rlsys_worker import roof  # noqa: E402
+
+RESULTS = HERE / "results" / "throughput.json"
+ROUNDS = 7
+ENVS = (1, 16, 64, 1024, 4096, 65536)
+THREADS = (1, 2)
+SECONDS = 0.3  # of a measurement, at least
 
 
-def best_rates(**work: Callable[[], int]) -> dict[str, float]:
+def best_rates(work: dict[str, Callable[[], int]]) -> dict[str, float]:
     """Steps a second of each piece of work, which returns the steps it took: the best of alternating rounds."""
     best = dict.fromkeys(work, 0.0)
     for _ in range(ROUNDS):
         for name, run in work.items():
-            began = time.perf_counter()
-            steps = run()
-            best[name] = max(best[name], steps / (time.perf_counter() - began))
+            steps, began = 0, time.perf_counter()
+            while (seconds := time.perf_counter() - began) < SECONDS:
+                steps += run()
+            best[name] = max(best[name], steps / seconds)
     return best
 
 
 def env_only(n: int) -> dict[str, float]:
-    """CartPole, N = n copies, one thread."""
-    calls = max(20, 400_000 // n)
-    actions = np.random.default_rng(0).integers(0, 2, (64, n))
+    """N = n copies."""
+    calls = max(4, 20_000 // n)
+    actions = list(np.random.default_rng(0).integers(0, 2, (64, n)))
 
-    def stepper(env):
+    def stepper(env) -> Callable[[], int]:
         env.reset(seed=0)
         env.step(actions[0])
 
@@ -55,51 +65,79 @@ def env_only(n: int) -> dict[str, float]:
 
         return run
 
-    ours = stepper(envs.make_vec("cartpole", n, seed=0, backend="serial"))
+    backends = {"1 thread": "serial", "2 threads": "parallel"}
+    work = {name: stepper(envs.make_vec("cartpole", n, seed=0, backend=backend)) for name, backend in backends.items()}
     theirs = gymnasium.make_vec("CartPole-v1", n, vectorization_mode="vector_entry_point")
-    return best_rates(rlsys=ours, gymnasium=stepper(theirs))
+    return best_rates({**work, "gymnasium": stepper(theirs)})
 
 
-def training(n: int, n_steps: int, threads: int) -> dict[str, float]:
-    """PPO on n envs x n_steps: our two engines and SB3."""
-    hyperparameters: dict = {"n_steps": n_steps, "batch_size": n * n_steps // 4, "n_epochs": 4}
-    torch.set_num_threads(threads)
+def agent(n: int, engine: str, threads: int) -> PPO:
+    """PPO on n envs, some 2048 steps an iteration or more."""
+    n_steps = max(16, min(128, 32768 // n))
+    settings = {"n_steps": n_steps, "batch_size": n * n_steps // 4, "n_epochs": 4}
+    env = TorchEnv(envs.make_vec("cartpole", n, seed=0, backend="serial" if threads == 1 else "auto"))
+    return PPO(env, PPOConfig(**settings), seed=0, engine=engine, threads=threads)
 
-    def trainer(engine: str) -> Callable[[], int]:
-        env = TorchEnv(envs.make_vec("cartpole", n, seed=0))
-        agent = PPO(env, PPOConfig(**hyperparameters), seed=0, engine=engine, threads=threads)
-        agent.iterate(0.0)
 
-        def run() -> int:
-            before = agent.steps
-            while agent.steps - before < 60_000:
-                agent.iterate(0.5)
-            return agent.steps - before
+def repeated(learner: PPO, work: Callable[[], object], threads: int) -> Callable[[], int]:
+    def run() -> int:
+        torch.set_num_threads(threads)
+        before = learner.steps
+        work()
+        return learner.steps - before
 
-        return run
+    run()
+    return run
 
-    sb3 = SB3PPO("MlpPolicy", make_vec_env("CartPole-v1", n), device="cpu", **hyperparameters)
-    sb3.learn(n * n_steps)
 
-    def theirs() -> int:
-        before = sb3.num_timesteps
-        sb3.learn(max(n * n_steps, 20_000), reset_num_timesteps=False)
-        return sb3.num_timesteps - before
+def rollout(n: int) -> dict[str, float]:
+    learners = {f"{k} thread{'s' * (k > 1)}": (agent(n, "native", k), k) for k in THREADS}
+    return best_rates({name: repeated(learner, learner.collect, k) for name, (learner, k) in learners.items()})
 
-    return best_rates(native=trainer("native"), torch=trainer("torch"), sb3=theirs)
+
+def training(n: int) -> dict[str, float]:
+    work = {}
+    for engine in ("native", "torch"):
+        for k in THREADS:
+            learner = agent(n, engine, k)
+            name = f"{engine}, {k} thread{'s' * (k > 1)}"
+            work[name] = repeated(learner, lambda learner=learner: learner.iterate(0.5), k)
+    return best_rates(work)
+
+
+def roofs() -> dict[str, float]:
+    """Flops a second of the matrix product, on one thread and on two: the best over some heights of the matrix."""
+    found: dict[str, float] = {}
+    for k in THREADS:
+        numba.set_num_threads(k)
+        work = {str(rows): roof({"rows": rows, "columns": 64}, {"threads": k}) for rows in (64, 96, 128)}
+        found[f"{k} thread{'s' * (k > 1)}"] = max(best_rates(work).values())
+    return found
 
 
 def main() -> None:
-    results: dict = {"machine": provenance(), "env_only": {}, "training": {}}
-    for n in (1, 16, 64, 1024, 4096, 65536):
+    results: dict = {
+        "machine": provenance(),
+        "roof_flops": roofs(),
+        "env_only": {},
+        "rollout": {},
+        "training": {},
+        "share_of_roof": {},
+    }
+    for n in ENVS:
         rates = results["env_only"][str(n)] = env_only(n)
-        print(
-            f"env only, N={n}: {rates['rlsys'] / 1e6:.2f} M steps/s, {rates['rlsys'] / rates['gymnasium']:.1f} x Gymnasium"
-        )
-    for n, n_steps, threads in ((4, 128, 1), (64, 32, 1), (64, 32, 2), (1024, 32, 1), (1024, 32, 2)):
-        rates = results["training"][f"{n}x{n_steps}, {threads} threads"] = training(n, n_steps, threads)
-        ratios = ", ".join(f"{engine} {rates[engine] / rates['sb3']:.1f} x SB3" for engine in ("native", "torch"))
-        print(f"training, {n} x {n_steps}, {threads} threads: native {rates['native'] / 1e3:.0f} k steps/s; {ratios}")
+        ratio = rates["1 thread"] / rates["gymnasium"]
+        print(f"env only, N={n}: {rates['1 thread'] / 1e6:.2f} M steps/s, {ratio:.1f} x Gymnasium", flush=True)
+    for n in ENVS:
+        rates = results["rollout"][str(n)] = rollout(n)
+        print(f"rollout, N={n}: " + ", ".join(f"{name} {rate / 1e3:.0f} k" for name, rate in rates.items()), flush=True)
+    flops = ppo_flops({"hidden": [64, 64], "n_epochs": 4})
+    for n in ENVS:
+        rates = results["training"][str(n)] = training(n)
+        shares = {name: rates[f"native, {name}"] * flops / found for name, found in results["roof_flops"].items()}
+        results["share_of_roof"][str(n)] = shares
+        print(f"training, N={n}: " + ", ".join(f"{name} {rate / 1e3:.0f} k" for name, rate in rates.items()), end="; ")
+        print("of the roof: " + ", ".join(f"{share:.0%}" for share in shares.values()), flush=True)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 

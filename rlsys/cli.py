@@ -25,6 +25,7 @@ usage: rlsys VERB [arguments]
   train [key=value ...]   train a policy; -m runs a grid (key=1,2,3), resume=RUN goes on with a run
   eval RUN                play held-out episodes: mean, IQM, 95 % interval, table
   replay RUN              record GIF and MP4, or --terminal to watch here
+  tune-speed [key=value ...]  which num_envs, threads, engine and device are fastest here
   runs                    the runs there are: score, speed, status
   envs [NAME]             what can be trained on
   board [RUN]             TensorBoard
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "eval": evaluate, "replay": replay, "runs": runs, "envs": envs, "board": board}
+    verbs["tune-speed"] = tune_speed
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return OK if argv else USAGE
@@ -658,6 +660,64 @@ def shown_env(row: dict[str, Any], sim: Any) -> dict[str, Any]:
         "steps": row["max_episode_steps"],
         "solved at": row["reward_threshold"],
     }
+
+
+TUNE_HELP = """\
+usage: rlsys tune-speed [key=value ...] [--seconds S] [--json]
+
+Trains what `rlsys train key=value ...` would, for moments (about 20 seconds in all, and what has yet to be compiled), with
+other engines, threads and devices, then with more and fewer envs, and says what is fastest on this machine.
+"""
+
+
+def tune_speed(argv: list[str]) -> int:
+    """Measure, and say what to add to `rlsys train`."""
+    if "-h" in argv or "--help" in argv:
+        print(TUNE_HELP, end="")
+        return OK
+    as_json, argv = take_flag(argv, "--json")
+    given, argv = take_values(argv, "--seconds")
+    try:
+        seconds = float((given or ["20"])[-1])
+    except ValueError:
+        raise UsageError(f"--seconds {given[-1]} is not a number.") from None
+    config = compose([normalised(arg) for arg in argv])
+    check_env(config)
+    from rlsys.tune import tune
+
+    probes = []
+    for probe in tune(config, seconds):
+        probes.append(probe)
+        if not as_json and sys.stderr.isatty():
+            print(f"{' '.join(probe.overrides())}: {probe.steps_per_second:,.0f} steps/s", file=sys.stderr, flush=True)
+    same = [probe for probe in probes if probe.num_envs == config.num_envs]
+    fastest, best = (max(some, key=lambda probe: probe.steps_per_second) for some in (probes, same))
+    if as_json:
+        rows = [{**vars(probe), "fastest": probe is fastest} for probe in probes]
+        print(json.dumps(rows, indent=2))
+        return OK
+    rows = [
+        {
+            "num_envs": probe.num_envs,
+            "threads": probe.threads,
+            "engine": probe.engine,
+            "device": probe.device,
+            "steps/s": f"{probe.steps_per_second:,.0f}",
+            "steps a gradient step": f"{probe.steps_an_update:.1f}",
+            "steps between updates": f"{probe.steps_an_iteration:,}",
+            "": "fastest" if probe is fastest else "fastest that learns the same" if probe is best else "",
+        }
+        for probe in probes
+    ]
+    table(None, rows)
+    command = shlex.join(["rlsys", "train", *argv])
+    print(f"the same learning, fastest:  {command} {' '.join(best.overrides()[1:])}")
+    if fastest is not best:
+        print(f"fastest of all:              {command} {' '.join(fastest.overrides())}")
+        print(
+            "Another num_envs changes what is learned in a step: try whether the score after the same steps is as good."
+        )
+    return OK
 
 
 def board(argv: list[str]) -> int:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_info
+
 from rlsys import __version__
 
 PACKAGES = (
@@ -35,6 +37,7 @@ def provenance() -> dict[str, Any]:
         "usable_cores": _or_none(lambda: len(os.sched_getaffinity(0))),
         "memory_gib": _or_none(lambda: round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)),
         "gpus": _or_none(_gpus),
+        "blas": _or_none(_blas),
     }
 
 
@@ -97,3 +100,9 @@ def _gpus() -> list[str] | None:
     if torch is None:
         return None
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _blas() -> list[str]:
+    """The BLAS libraries that are loaded, with the processor whose instructions they use: "openblas 0.3.30 SkylakeX"."""
+    found = (x for x in threadpool_info() if x["user_api"] == "blas")
+    return sorted({f"{x['internal_api']} {x['version']} {x.get('architecture') or ''}".strip() for x in found})

@@ -20,6 +20,7 @@ from rlsys.torchenv import make_env
 
 ENVS = (0.0625, 0.25, 1.0, 4.0, 16.0)  # times the configured num_envs
 LEAST_SECONDS = 0.3  # of measuring a candidate
+WARM_UP = 50  # iterations, at most, until the first gradient step
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Probe:
     engine: str
     device: str
     steps_per_second: float
-    steps_an_update: (
-        float  # environment steps, over all envs, that one gradient step learns from: fewer learn more a step
+    steps_an_update: float  # environment steps to a gradient step
+    steps_an_iteration: (
+        int  # environment steps that PPO and PQN take by one and the same policy, and learn from together
     )
     first_seconds: float  # until it was measured: mostly compiling, which the kernel cache keeps
 
@@ -48,15 +50,17 @@ def probe(cfg: Config, seconds: float) -> Probe:
     env = make_env(cfg.env, cfg.num_envs, split="train", seed=cfg.seed, device=cfg.device)
     try:
         agent = agents.build(env, cfg.agent, cfg.seed, engine=cfg.engine, threads=cfg.threads)
-        while not is_learning(agent.iterate(0.0)):
-            pass
+        for _ in range(WARM_UP):
+            if is_learning(agent.iterate(0.0)):
+                break
         wait(cfg.device)
         first = time.perf_counter() - began
         steps, updates = agent.steps, getattr(agent, "updates", 0)
-        began = time.perf_counter()
+        began, iterations = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
             agent.iterate(0.5)
             wait(cfg.device)
+            iterations += 1
         rate = (agent.steps - steps) / (time.perf_counter() - began)
         learned = getattr(agent, "updates", 0) - updates
         return Probe(
@@ -66,6 +70,7 @@ def probe(cfg: Config, seconds: float) -> Probe:
             cfg.device,
             rate,
             (agent.steps - steps) / learned if learned else float("nan"),
+            (agent.steps - steps) // iterations,
             first,
         )
     finally:

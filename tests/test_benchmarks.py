@@ -174,6 +174,20 @@ PEERS = {
         },
     },
 }
+THROUGHPUT = {
+    "machine": MACHINE,
+    "roof_flops": {"1 thread": 100e9},
+    "env_only": {"1024": {"1 thread": 98_765_432.0, "gymnasium": 12_345_678.0}},
+    "rollout": {"1024": {"1 thread": 4_321_000.0}},
+    "training": {"1024": {"native, 1 thread": 432_100.0, "torch, 1 thread": 123_400.0}},
+    "share_of_roof": {"1024": {"1 thread": 0.456}},
+}
+ENGINES = {
+    "machine": MACHINE,
+    "work": {
+        "PPO": {"native": [100.0, 200.0], "torch": [110.0, 170.0], "p": 0.4321, "difference_ci95": [-12.34, 56.78]}
+    },
+}
 LEARNING = {
     "machine": MACHINE,
     "runs": [
@@ -187,6 +201,7 @@ LEARNING = {
 def test_the_report_has_the_figures_of_the_files(tmp_path):
     (tmp_path / "peers.json").write_text(json.dumps(PEERS))
     (tmp_path / "learning.json").write_text(json.dumps(LEARNING))
+    (tmp_path / "engines.json").write_text(json.dumps(ENGINES))
     data = report.load(tmp_path)
     page = report.page(report.PAGE.read_text(), data)
     assert (
@@ -200,7 +215,9 @@ def test_the_report_has_the_figures_of_the_files(tmp_path):
     assert "| rlsys | warm | 2 of 2 | 3.0 (2.0 to 4.1) | 323 MB |" in page
     assert "| stable-baselines3 | cold | 0 of 1 | - | 400 MB |" in page
     assert "Not measured yet: experiments.json is missing (`make results`)." in page
-    assert "Not measured yet: throughput.json is missing (`make bench`)." in page
+    assert "Not measured yet: throughput.json is missing (`make throughput`)." in page
+    assert "| PPO | 2 | 150.0 | 140.0 | -12.3 to 56.8 | 0.43 |" in page
+    assert "| 1,024 | 98.8 | 12.3 | 4,321 | 432 | 123 | 46% |" in "\n".join(report.scale(THROUGHPUT))
     assert report.page(page, data) == page  # writing it again changes nothing
 
 
