@@ -6,6 +6,7 @@ Hydra.
 
 import argparse
 import contextlib
+import gc
 import json
 import math
 import os
@@ -61,6 +62,7 @@ class UsageError(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    gc.disable()  # until all is imported (run.train): looking through that again and again takes half a second
     argv = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "eval": evaluate, "replay": replay, "runs": runs, "envs": envs, "board": board}
     verbs["tune-speed"] = tune_speed

@@ -76,7 +76,8 @@ def _targets(net, target, norm, target_norm, next_obs, last, columns, target_col
     _, acts, _, _, xs, outs, _, _ = scratch
     batch, chunk = len(last), min(32, xs.shape[1])
     n_chunks = (batch + chunk - 1) // chunk
-    for lane in prange(min(LANES, n_chunks)):
+    for k in prange(min(LANES, n_chunks)):
+        lane = np.int64(k)
         for c in range(lane, n_chunks, LANES):
             low, high = c * chunk, min(batch, (c + 1) * chunk)
             _targets_of_a_chunk(

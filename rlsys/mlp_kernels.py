@@ -141,7 +141,8 @@ def evaluate(net, nets, norm, obs, out, acts, xs):
     turn(net)
     n, chunk = len(obs), xs.shape[1]
     n_chunks = (n + chunk - 1) // chunk
-    for lane in prange(min(LANES, n_chunks)):
+    for k in prange(min(LANES, n_chunks)):
+        lane = np.int64(k)  # signed, so that what is called is not compiled twice
         for c in range(lane, n_chunks, LANES):
             low, high = c * chunk, min(n, (c + 1) * chunk)
             _evaluate_chunk(net, nets, norm, obs[low:high], out[low:high], acts[lane], xs[lane])
@@ -242,7 +243,8 @@ def gradient_step(
     chunk = _rows_of_a_chunk(batch, scratch[4].shape[1])
     n_chunks = (batch + chunk - 1) // chunk
     n_lanes = min(LANES, n_chunks)
-    for lane in prange(n_lanes):  # little code here: what is inside a prange takes long to compile
+    for k in prange(n_lanes):  # little code here: what is inside a prange takes long to compile
+        lane = np.int64(k)
         _clear(scratch[0][lane])
         _clear(scratch[7][lane])
         for c in range(lane, n_chunks, LANES):

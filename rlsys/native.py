@@ -6,17 +6,19 @@ kernel (`mlp_kernels.py`, `rollout_kernels.py`), with the loss compiled into it 
 
     native = Native(networks, free, rule, threads=2)
     native.evaluate(obs, norm)                       # the networks' outputs
-    native.fit(obs, norm, columns, batches, ...)     # Adam steps
-    native.rollout(env, ...)                         # T steps of compiled envs
+    native.fit(batches, obs, norm, columns, ...)     # Adam steps
+    Rollout(native, env, ...)(norm, noise, ...)      # T steps of compiled envs
 
 A `Rule` is two scalar functions of one sample, which see its output row: the free parameters, then the networks' outputs.
 The torch modules' parameters become views of the one flat vector that the kernels work on, so that checkpoints, evaluation
 and torch itself see the same weights at any time.
 """
 
+import contextlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -156,14 +158,15 @@ class Native:
         self.flat = self.params.vector
         self.moment, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.steps = 0  # of Adam
+        self._child, self._batch_size = 0, 0  # the process that compiles `fit`, and for minibatches of which size
 
         kind = {ACTIVATIONS[type(m)] for network in networks for m in network if type(m) in ACTIVATIONS} or {"tanh"}
         assert len(kind) == 1, "one activation for all networks"
         activation, slope = _activation(kind.pop(), self.flat.dtype)
         names = {"activation": activation, "slope": slope, "loss_row": rule.loss_row, "STANDARDIZE": rule.standardize}
         names["pick_row"] = rule.pick_row
-        self._mlp = [self._fill_in("mlp_kernels.py", names, backend) for backend in self._backends]
-        lanes = self._mlp[0].LANES
+        self.modules = [self._fill_in("mlp_kernels.py", names, backend) for backend in self._backends]
+        lanes = self.modules[0].LANES
 
         # Scratch, one row a lane.
         real, chunk, width = self.flat.numpy().dtype, self.params.chunk, sum(self.params.n_out) + self.params.n_free
@@ -191,27 +194,29 @@ class Native:
         ours = ("turn", "forward", "outputs", "normalised", "gradient_step", "LANES")
         return [
             self._fill_in(template, {**names, **{name: getattr(mlp, name) for name in ours}}, backend, title)
-            for mlp, backend in zip(self._mlp, self._backends, strict=True)
+            for mlp, backend in zip(self.modules, self._backends, strict=True)
         ]
 
     def choose(self, modules: list[ModuleType], samples: int) -> Any:
         """The serial or the parallel one, for work on so many samples at a time."""
-        is_parallel = self.threads > 1 and samples >= PARALLEL_FROM
-        if is_parallel:
+        if is_parallel := self.is_parallel(samples):
             numba.set_num_threads(self.threads)  # of all parallel kernels that this thread calls
         return modules[is_parallel]
+
+    def is_parallel(self, samples: int) -> bool:
+        return self.threads > 1 and samples >= PARALLEL_FROM
 
     def evaluate(self, obs: NDArray, norm: Norm, networks: tuple[int, int]) -> NDArray:
         """Output rows [S, *] at obs [S, F], of the free parameters and a range of networks (from, to)."""
         width = sum(self.params.n_out[slice(*networks)]) + self.params.n_free
         out = np.empty((len(obs), width), self.flat.numpy().dtype)
-        run = self.choose(self._mlp, len(obs)).evaluate
+        run = self.choose(self.modules, len(obs)).evaluate
         run(self.params.net, networks, norm, obs, out, self.scratch[1], self.scratch[4])
         return out
 
     def pick(self, obs: NDArray, norm: Norm, noise: NDArray, action: NDArray, log_prob: NDArray) -> None:
         """Act by the first network: obs [N, F] and noise [N, A] -> action [N, A], log_prob [N]."""
-        self._mlp[0].pick(self.evaluate(obs, norm, (0, 1)), noise, action, log_prob)
+        self.modules[0].pick(self.evaluate(obs, norm, (0, 1)), noise, action, log_prob)
 
     def optimizer(self, learning_rate: float, epsilon: float, max_grad_norm: float) -> tuple:
         """Adam's state and hyperparameters, as `gradient_step` takes them."""
@@ -219,10 +224,10 @@ class Native:
 
     def fit(
         self,
+        batches: list[NDArray],
         obs: NDArray,
         norm: Norm,
         columns: NDArray,
-        batches: list[NDArray],
         constants: NDArray,
         *,
         learning_rate: float,
@@ -234,16 +239,37 @@ class Native:
 
         Stops before a minibatch whose first log exceeds max_log. The last log is the gradient's norm before clipping.
         """
+        if self._child:
+            os.waitpid(self._child, 0)
+            self._child = 0
         logs = np.zeros((len(batches), self.rule.logs + 1))
         starts = np.cumsum([0, *map(len, batches)])
+        order = np.concatenate([np.empty(0, np.int64), *batches])
         optimizer = self.optimizer(learning_rate, epsilon, max_grad_norm)
-        run = self.choose(self._mlp, len(batches[0])).fit
-        order = np.concatenate(batches)
+        run = self.choose(self.modules, len(batches[0]) if batches else self._batch_size).fit
         taken = run(
             self.params.net, norm, obs, order, starts, columns, constants, optimizer, self.steps, max_log, self.scratch, logs
         )  # fmt: skip
         self.steps += taken
         return logs[:taken]
+
+    def compile_apart(self, batch_size: int, *arrays: Any, **options: Any) -> None:
+        """Let a process of its own compile what `fit` will call, if that has never been: it takes as long as all the rest.
+
+        arrays, options: as `fit` will be given them, but for the minibatches. The next `fit` waits for it.
+        """
+        self._batch_size = batch_size
+        has_cores = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1  # Linux, where forks are safe
+        if not has_cores or kernels.JIT_DISABLED or kernels.is_cached(self.choose(self.modules, batch_size), "fit"):
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there are other threads, but the child needs none of them
+            child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                self.fit([], *arrays, **options)
+            os._exit(0)
+        self._child = child
 
     def state(self) -> dict[str, Any]:
         """Adam's moments, in the form of `agents.optimizer_state`: either engine goes on with what the other began."""

@@ -8,6 +8,8 @@ T time, N envs, O observation, F features (O flattened), A action. The envs are 
 a thread takes its chunks through all T steps. net and norm as in mlp_kernels.py.
 """
 
+import numpy as np
+
 ENVS = 32  # rows that make full use of the matrix product, and enough chunks for the threads of a small rollout
 
 
@@ -23,8 +25,8 @@ def _to_env(action, box, env_action):
 @njit
 def _chunk(bound, net, norm, noise, rows_of, step, box, low, high, acts, x, out, clock):
     """The envs low to high, through all T steps. Returns T, or the step at which the policy gave an invalid action."""
-    obs, obs_rows, action, env_action, env_rows, log_prob, value = rows_of
-    reward, terminated, truncated, final_obs, episode_return, episode_length = step
+    obs, obs_rows, action, env_action, env_rows, log_prob, value, final_value = rows_of
+    reward, terminated, truncated, final_obs, final_rows, episode_return, episode_length = step
     world = world_at(bound)
     steps, rows, n_nets = len(log_prob), high - low, len(net[3]) - 1
     x = x[:rows]
@@ -53,6 +55,12 @@ def _chunk(bound, net, norm, noise, rows_of, step, box, low, high, acts, x, out,
             episode_return[t], episode_length[t],
         )  # fmt: skip
         clock[0] += cycles() - before
+        for i in range(low, high):
+            if truncated[t, i] and not terminated[t, i]:  # seldom: one at a time
+                normalised(final_rows[t, i], norm, x[0])
+                forward(net, n_nets - 1, n_nets, x[:1], acts, 1)
+                outputs(net, n_nets - 1, n_nets, acts, 1, out)
+                final_value[t, i] = out[0, len(net[0]) - net[4]]
     return steps
 
 
@@ -62,15 +70,16 @@ def rollout(bound, net, norm, noise, rows_of, step, box, acts, xs, outs, clock):
 
     noise [T, N, A] decides the actions. Filled: rows_of, (obs [T + 1, N, *O], of which obs_rows [T + 1, N, F] is a view;
     action [T, N, A], A = 1 if discrete; env_action [T, N, *A], of which env_rows [T, N, A] is a view; log_prob [T, N];
-    value [T + 1, N], if there is a second network); step, the arrays [T, N, *] of what a step gives; and clock [LANES, 2],
-    the cycles that the steps took, and all.
+    value [T + 1, N], by the last network; final_value [T, N], of final_obs where an episode was truncated); step, the arrays
+    [T, N, *] of what a step gives, with final_rows [T, N, F] as a view of final_obs; and clock [LANES, 2], the cycles that
+    the steps took, and all.
     """
     steps, n, _ = noise.shape
     turn(net)
     n_chunks = (n + ENVS - 1) // ENVS
     good = steps
-    for lane in prange(min(LANES, n_chunks)):  # little code here: what is inside a prange takes long to compile
-        began = cycles()
+    for k in prange(min(LANES, n_chunks)):  # little code here: what is inside a prange takes long to compile
+        lane, began = np.int64(k), cycles()  # signed, so that what is called is not compiled twice
         for c in range(lane, n_chunks, LANES):
             low, high = c * ENVS, min(n, (c + 1) * ENVS)
             done = _chunk(

@@ -4,6 +4,7 @@ Everything about the folder that a run fills is in folder.py.
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -60,6 +61,9 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
         ):
             if not resume:
                 log.add_text("run", card(run))
+            if not gc.isenabled():  # the command line starts without
+                gc.freeze()
+                gc.enable()
             book.begin(agent.steps)
             loop(run, cfg, agent, book, log, progress, stop)
         seconds = book.elapsed

@@ -65,7 +65,7 @@ def fit(engine: Native, samples, config: PPOConfig, batches, **options) -> np.nd
     columns = torch.cat([torch.stack([log_prob, advantage, target], 1), action.view(S, -1).to(obs.dtype)], 1)
     constants = np.array([config.clip_range, config.vf_coef, config.ent_coef])
     defaults = {"learning_rate": 1e-3, "epsilon": 1e-5, "max_grad_norm": math.inf}
-    return engine.fit(obs.numpy(), norm, columns.numpy(), batches, constants, **{**defaults, **options})
+    return engine.fit(batches, obs.numpy(), norm, columns.numpy(), constants, **{**defaults, **options})
 
 
 CASES = [

@@ -33,7 +33,7 @@ from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 
 from envs.engine import rng
-from envs.engine.jit import LIBRARIES, names_used, pointer, private, pure
+from envs.engine.jit import INNER, LIBRARIES, names_used, pointer, private, pure
 from envs.engine.sim import ENGINE_FIELDS, REAL, Sim
 
 BACKENDS = ("python", "serial", "parallel")
@@ -83,10 +83,10 @@ def fill_in(
     source = _private_copy(template, folder)
     names = {name: private(value, folder, memo, literal) for name, value in names.items()}
     options = {"error_model": "numpy", **options}
-    njit = numba.njit(**options)
+    njit, entry = numba.njit(**INNER, **options), numba.njit(**options)
 
-    def njit_entry(function, njit=njit):
-        kernel = njit(function)
+    def njit_entry(function, entry=entry):
+        kernel = entry(function)
         if source != template:
             try:
                 kernel._cache = _Cache(function)  # as `cache=True` does, with Numba's own
@@ -124,6 +124,12 @@ def cache_folder() -> Path:
     """Where compiled kernels are kept: `$RLSYS_CACHE`, or `rlsys/kernels` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlsys" / "kernels"
     return Path(os.environ.get("RLSYS_CACHE") or default)
+
+
+def is_cached(module: types.ModuleType, name: str) -> bool:
+    """Whether the kernel `name` of a module that `fill_in` made has been compiled before, for some arguments."""
+    source = Path(module.__file__ or "")
+    return any((source.parent / "__pycache__").glob(f"{source.stem}.{name}-*.nbc"))
 
 
 class _Cache(FunctionCache):

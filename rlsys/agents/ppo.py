@@ -79,8 +79,13 @@ class PPO:
         self.log_prob = torch.zeros(length, n, device=device)
         rows = [type(self.rollout)(*row) for row in zip(*self.rollout, strict=True)]
         self.slots = [env.bind(row._replace(obs=self.obs[t + 1])) for t, row in enumerate(rows)]
-        self.fused = Rollout(self.native, env.compiled, env.action_spec.n) if self.native and env.compiled else None
-        self.value_of = torch.zeros(length + 1, n, device=device)  # V(obs), if `fused`
+        self.fused = None
+        if self.native and env.compiled:
+            self.fused = Rollout(self.native, env.compiled, env.action_spec.n)
+            arrays, options = self.native_samples(self.log_prob, self.log_prob, 0.0, 0.0)  # nothing but types
+            self.native.compile_apart(config.batch_size, *arrays, **options)
+        self.value_of = torch.zeros(length + 1, n, device=device)  # if `fused`: V(obs)
+        self.final_value_of = torch.zeros(length, n, device=device)  # and V(final_obs) where an episode was truncated
         low, half = self.policy.low.numpy(force=True), 0.5 * (self.policy.high - self.policy.low).numpy(force=True)
         self.box = (low, half, self.policy.is_bounded)
 
@@ -121,9 +126,10 @@ class PPO:
         returns_, lengths = np.empty(shape), np.empty(shape, np.int64)
         rows_of = (
             self.obs.numpy(), self.obs.flatten(2).numpy(), action.reshape(*shape, -1), env_action,
-            env_action.reshape(*shape, -1), self.log_prob.numpy(), self.value_of.numpy(),
+            env_action.reshape(*shape, -1), self.log_prob.numpy(), self.value_of.numpy(), self.final_value_of.numpy(),
         )  # fmt: skip
-        step = (*(x.numpy() for x in (roll.reward, roll.terminated, roll.truncated, roll.final_obs)), returns_, lengths)
+        tensors = (roll.reward, roll.terminated, roll.truncated, roll.final_obs, roll.final_obs.flatten(2))
+        step = (*(x.numpy() for x in tensors), returns_, lengths)
         seconds = self.fused(norm_of(self.policy.encoder), noise, rows_of, step, self.box)
         self.env.took(self.obs[-1], returns_, lengths, seconds)
         self.steps += self.log_prob.numel()
@@ -205,28 +211,33 @@ class PPO:
         self, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
     ) -> dict[str, Tensor]:
         """The same gradient steps, in one call of a compiled kernel, with the derivatives of ppo_rules.py."""
-        c, native = self.config, self.native
-        assert native
-        samples = [self.log_prob.flatten(), advantage.flatten(), target.flatten()]
-        samples += self.action.flatten(0, 1).view(len(samples[0]), -1).float().unbind(1)
-        logs = native.fit(
-            self.obs[:-1].flatten(2).flatten(0, 1).numpy(),
-            norm_of(self.policy.encoder),
-            torch.stack(samples, 1).numpy(),
-            [at.numpy() for at in self.minibatches()],
-            np.array([clip_range, c.vf_coef, c.ent_coef]),
-            learning_rate=learning_rate,
-            epsilon=ADAM_EPSILON,
-            max_grad_norm=c.max_grad_norm,
-            max_log=math.inf if c.target_kl is None else 1.5 * c.target_kl,
-        )
+        assert self.native
+        batches = [at.numpy() for at in self.minibatches()]
+        arrays, options = self.native_samples(advantage, target, learning_rate, clip_range)
+        logs = self.native.fit(batches, *arrays, **options)
         self.updates += len(logs)
         if len(logs) == 0:
             return {}
+        c = self.config
         means = dict(zip((*ppo_rules.LOGS, "train/grad_norm"), torch.from_numpy(logs.mean(0)), strict=True))
         entropy_loss, policy_loss = means["train/entropy_loss"], means["train/policy_gradient_loss"]
         means["train/loss"] = policy_loss + c.vf_coef * means["train/value_loss"] + c.ent_coef * entropy_loss
         return means
+
+    def native_samples(
+        self, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The rollout as `Native.fit` takes it."""
+        c = self.config
+        samples = [self.log_prob.flatten(), advantage.flatten(), target.flatten()]
+        samples += self.action.flatten(0, 1).view(len(samples[0]), -1).float().unbind(1)
+        obs, constants = self.obs[:-1].flatten(2).flatten(0, 1).numpy(), np.array([clip_range, c.vf_coef, c.ent_coef])
+        return (obs, norm_of(self.policy.encoder), torch.stack(samples, 1).numpy(), constants), {
+            "learning_rate": learning_rate,
+            "epsilon": ADAM_EPSILON,
+            "max_grad_norm": c.max_grad_norm,
+            "max_log": math.inf if c.target_kl is None else 1.5 * c.target_kl,
+        }
 
     def loss(
         self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor, clip_range: float
@@ -274,7 +285,9 @@ class PPO:
         return self.critic(self.policy.encoder(obs))
 
     def final_values(self, truncated: Tensor) -> Tensor:
-        """V of the last observation of truncated episodes, 0 elsewhere: [T, N]."""
+        """V of the last observation of truncated episodes: [T, N]; elsewhere without meaning."""
+        if self.fused:
+            return self.final_value_of
         value = torch.zeros_like(self.log_prob)
         if truncated.device.type != "cpu":  # on a device all of them: choosing would wait for it
             return self.values(self.rollout.final_obs) * truncated
