@@ -62,7 +62,6 @@ class UsageError(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    gc.disable()  # until all is imported (run.train): looking through that again and again takes half a second
     argv = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "eval": evaluate, "replay": replay, "runs": runs, "envs": envs, "board": board}
     verbs["tune-speed"] = tune_speed
@@ -80,11 +79,16 @@ def main(argv: list[str] | None = None) -> int:
         return complain(
             f"there is no verb {verb!r}.{f' Did you mean {near[0]!r}?' if near else ''} See rlsys --help.", USAGE
         )
+    collects = gc.isenabled()
+    gc.disable()  # until all is imported (run.train): looking through that again and again takes half a second
     try:
         with exit_codes():
             return verbs[verb](arguments) or OK
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILED
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -166,9 +166,8 @@ class Config:
     total_timesteps: int = ranged(500_000, 1, 10**11)
     stop_when_solved: bool = False  # end at the first evaluation that reaches the env's reward threshold
     device: str = choice("auto", "cpu", "cuda")
-    engine: str = choice(
-        "auto", "torch", "native"
-    )  # native: small networks on the CPU, compiled (agent=ppo, agent=dqn)
+    # native: compiled, for small networks on the CPU (agent=ppo, agent=dqn); compile: torch.compile of the loss
+    engine: str = choice("auto", "native", "torch", "compile")
     threads: int | None = ranged(None, 1, 1024)  # that learn, on the CPU; null: by the size of the work
     run_dir: str = "runs"  # where the run gets its folder
     resume: str | None = None

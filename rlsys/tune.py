@@ -96,7 +96,8 @@ def tune(cfg: Config, seconds: float = 20.0) -> Iterator[Probe]:
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if cfg.device != "auto":
         devices = [cfg.device]
-    engines = ["native", "torch"] if cfg.engine == "auto" else [cfg.engine]
+    offered = [engine for engine in agents.ENGINES[cfg.agent.name] if engine != "auto"]
+    engines = offered if cfg.engine == "auto" else [cfg.engine]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = [cfg.threads] if cfg.threads else sorted({1, 2, cores} & set(range(1, cores + 1)))
     ways: list[dict[str, Any]] = [
@@ -108,8 +109,10 @@ def tune(cfg: Config, seconds: float = 20.0) -> Iterator[Probe]:
     ]
     share = max(LEAST_SECONDS, seconds / (len(ways) + len(ENVS) - 1))
 
-    found = []
+    found: list[Probe] = []
     for way in ways:
+        if way["engine"] == "compile" and any(p.engine == "native" for p in found):
+            continue  # it takes a minute to compile, and is slower
         try:
             found.append(probe(dataclasses.replace(cfg, **way), share))
         except ConfigError:

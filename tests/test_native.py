@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numba import njit
 from torch import nn
 
 from rlsys import native
@@ -206,7 +207,7 @@ def test_auto_takes_the_native_engine_where_it_fits_and_torch_elsewhere():
         PPO(TorchEnv(make("cartpole", 4)), gelu, seed=0, engine="native")
     with pytest.raises(ValueError, match="observations are pictures"):
         PPO(TorchEnv(make("snake", 4)), CONFIG, seed=0, engine="native")
-    with pytest.raises(ValueError, match="agent=ppo and agent=dqn, not agent=pqn"):
+    with pytest.raises(ValueError, match=r"engine=native is not made for agent=pqn\. One of auto, torch, compile"):
         build(TorchEnv(make("cartpole", 4)), PQNConfig(), 0, engine="native")
 
 
@@ -234,3 +235,37 @@ def test_a_wrong_derivative_is_noticed(function, right, wrong, monkeypatch):
         test_gradients_and_losses_are_those_of_automatic_differentiation(
             sim, options, torch.float64, 1e-10, monkeypatch
         )
+
+
+@njit
+def cross_entropy(out, sample, shift, scale, constants, d_out, log):
+    """Behaviour cloning: -log p(action)."""
+    total = ppo_rules.log_sum_exp(out, len(out))
+    for j in range(len(out)):
+        d_out[j] = math.exp(out[j] - total) - (j == int(sample[0]))
+    log[0] += total - out[int(sample[0])]
+
+
+def test_another_loss_is_a_scalar_function_such_as_behaviour_clonings():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
+    theirs = copy.deepcopy(net)
+    mine = Native([[*net]], [], native.Rule("clone", cross_entropy, logs=1), list(net.parameters()), threads=1)
+    obs, expert = torch.randn(256, 4), torch.randint(3, (256,))
+    batches = [np.random.default_rng(k).permutation(256)[:96] for k in range(20)]
+    norm = (np.zeros(4, np.float32), np.ones(4, np.float32), 1e30)
+    columns = expert.float().unsqueeze(1).numpy()
+    logs = mine.fit(
+        batches, obs.numpy(), norm, columns, np.empty(0), learning_rate=1e-2, epsilon=1e-8, max_grad_norm=1e9
+    )
+
+    adam = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    for at, log in zip(batches, logs, strict=True):
+        adam.zero_grad()
+        loss = nn.functional.cross_entropy(theirs(obs[at]), expert[at])
+        loss.backward()
+        adam.step()
+        assert log[0] == pytest.approx(loss.item(), rel=1e-4)
+    for p, q in zip(net.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
+    assert logs[-1, 0] < logs[0, 0]

@@ -4,6 +4,8 @@ An agent never sees a file, a logger or Hydra. It is made as `Agent(env, config,
 """
 
 import importlib
+import warnings
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +19,12 @@ AGENTS = {
     "dqn": ("rlsys.agents.dqn", "DQN"),
     "pqn": ("rlsys.agents.pqn", "PQN"),
     "sb3": ("rlsys.agents.sb3", "SB3"),
+}
+ENGINES = {  # see config.py
+    "ppo": ("auto", "native", "torch", "compile"),
+    "dqn": ("auto", "native", "torch", "compile"),
+    "pqn": ("auto", "torch", "compile"),
+    "sb3": ("auto", "torch"),
 }
 
 
@@ -40,22 +48,44 @@ class Agent(Protocol):
 
 def build(env: TorchEnv, config: Any, seed: int, *, engine: str = "auto", threads: int | None = None) -> Agent:
     """The agent that `config` (a PPOConfig, DQNConfig, ...) describes; engine and threads as in `PPO`."""
-    module, name = AGENTS[config.name]
-    agent = getattr(importlib.import_module(module), name)
-    if config.name in ("ppo", "dqn"):
-        return agent(env, config, seed, engine=engine, threads=threads)
-    if engine == "native":
+    if engine not in ENGINES[config.name]:
         raise ValueError(
-            f"engine=native is made for agent=ppo and agent=dqn, not agent={config.name}. Use engine=auto."
+            f"engine={engine} is not made for agent={config.name}. One of {', '.join(ENGINES[config.name])}."
         )
-    return agent(env, config, seed)
+    module, name = AGENTS[config.name]
+    options = {"engine": engine, "threads": threads} if "native" in ENGINES[config.name] else {}
+    agent = getattr(importlib.import_module(module), name)(env, config, seed, **options)
+    if engine == "compile":
+        agent.loss = compiled(agent.loss)
+    return agent
 
 
 def is_native(engine: str, reason_against: str | None) -> bool:
     """Whether to train natively, given the `engine` asked for and what speaks against it; ValueError if it was asked for."""
     if engine == "native" and reason_against:
         raise ValueError(f"engine=native cannot be: {reason_against}. Use engine=auto.")
-    return engine != "torch" and not reason_against
+    return engine in ("auto", "native") and not reason_against
+
+
+def compiled(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss through torch.compile, for engine=compile; where that fails, the loss itself, and a warning that says why."""
+    best = torch.compile(loss)
+
+    def call(*arguments: Any) -> Any:
+        nonlocal best
+        if best is loss:
+            return loss(*arguments)
+        try:
+            return best(*arguments)
+        except Exception as error:  # torch's compilers raise anything, such as that there is no C++ compiler
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            warnings.warn(
+                f"engine=compile: torch.compile failed ({reason:.200}); going on with engine=torch.", stacklevel=2
+            )
+            best = loss
+            return loss(*arguments)
+
+    return call
 
 
 def exploration(
