@@ -57,7 +57,7 @@ def row(name: str, result: dict) -> str:
     seconds = np.median([run["seconds"] for run in runs])
     return (
         f"| `rlsys train experiment={name}` | {scores.mean():.1f} ({low:.1f} to {high:.1f}) | {scores.min():.1f} | {reached} "
-        f"| {runs[0]['steps']:,} | {seconds:.0f} s |"
+        f"| {runs[0]['steps']:,} | {seconds:.1f} s |"
     )
 
 
