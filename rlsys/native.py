@@ -17,6 +17,7 @@ and torch itself see the same weights at any time.
 import contextlib
 import math
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ import numba
 import numpy as np
 import torch
 from numba import njit
+from numba.np.ufunc import parallel
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
@@ -41,6 +43,7 @@ from rlsys.networks import Encoder, VectorPart
 FOLDER = Path(__file__).parent
 ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.ELU: "elu"}
 PARALLEL_FROM = 64  # samples a minibatch; below, waking the threads costs more than they save
+CHILD_SECONDS = 120.0
 MOST_THREADS = 8  # by themselves; more have not been measured
 CHUNK_FLOPS = 100**3  # OpenBLAS multiplies without packing what is no larger than that
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # all but the assumption that there is no NaN and no infinity
@@ -239,9 +242,7 @@ class Native:
 
         Stops before a minibatch whose first log exceeds max_log. The last log is the gradient's norm before clipping.
         """
-        if self._child:
-            os.waitpid(self._child, 0)
-            self._child = 0
+        self._wait_for_child()
         logs = np.zeros((len(batches), self.rule.logs + 1))
         starts = np.cumsum([0, *map(len, batches)])
         order = np.concatenate([np.empty(0, np.int64), *batches])
@@ -260,8 +261,9 @@ class Native:
         """
         self._batch_size = batch_size
         has_cores = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1  # Linux, where forks are safe
-        if not has_cores or kernels.JIT_DISABLED or kernels.is_cached(self.choose(self.modules, batch_size), "fit"):
-            return
+        module = self.modules[self.is_parallel(batch_size)]
+        if not has_cores or kernels.JIT_DISABLED or parallel._is_initialized or kernels.is_cached(module, "fit"):
+            return  # after its first parallel kernel a process must not fork: GNU's OpenMP does not survive it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # there are other threads, but the child needs none of them
             child = os.fork()
@@ -270,6 +272,15 @@ class Native:
                 self.fit([], *arrays, **options)
             os._exit(0)
         self._child = child
+
+    def _wait_for_child(self) -> None:
+        """Until `fit` is compiled; a child that takes too long is given up."""
+        patience = time.monotonic() + CHILD_SECONDS
+        while self._child and os.waitpid(self._child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > patience:
+                os.kill(self._child, signal.SIGKILL)
+            time.sleep(0.01)
+        self._child = 0
 
     def state(self) -> dict[str, Any]:
         """Adam's moments, in the form of `agents.optimizer_state`: either engine goes on with what the other began."""

@@ -2,6 +2,9 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -269,3 +272,43 @@ def test_another_loss_is_a_scalar_function_such_as_behaviour_clonings():
     for p, q in zip(net.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
     assert logs[-1, 0] < logs[0, 0]
+
+
+FIRST_RUN = """
+import sys
+import envs
+from envs.engine import kernels
+from rlsys.agents.ppo import PPO
+from rlsys.config import PPOConfig
+from rlsys.torchenv import TorchEnv
+
+agent = PPO(TorchEnv(envs.make_vec("cartpole", 4, seed=0)), PPOConfig(n_steps=16, batch_size=64), seed=0, engine="native")
+apart = agent.native._child != 0
+agent.iterate(0.0)
+assert agent.native._child == 0
+assert kernels.is_cached(agent.native.modules[agent.native.threads > 1], "fit")
+print(apart, agent.native.flat.double().sum().item())
+"""
+
+
+def test_what_was_never_compiled_is_compiled_by_two_processes(tmp_path):
+    def run() -> list[str]:
+        command = [sys.executable, "-c", FIRST_RUN]
+        done = subprocess.run(command, env={**os.environ, "RLSYS_CACHE": str(tmp_path)}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    first, second = run(), run()
+    assert first[0] == str(hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1)
+    assert second[0] == "False"
+    assert first[1] == second[1]
+
+
+def test_a_compiling_process_that_does_not_end_is_given_up(monkeypatch):
+    agent = PPO(TorchEnv(make("cartpole", 4)), CONFIG, seed=0, engine="native")
+    monkeypatch.setattr(native, "CHILD_SECONDS", 0.05)
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    agent.native._child = sleeper.pid
+    assert "train/loss" in agent.iterate(0.0)
+    assert agent.native._child == 0
+    sleeper.wait()
