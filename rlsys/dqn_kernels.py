@@ -1,8 +1,9 @@
 """Deep Q-learning in one call: look, act, step, remember, sample, learn. The same as `agents/dqn.py`, in its words.
 
 This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `turn, forward, outputs, normalised,
-gradient_step, LANES` (mlp_kernels.py), `q_row` (agents/dqn_rules.py), `DOUBLE`, for compiled envs `step_rows, world_at`
-(batch.py) and `cycles` (jit.py), and `njit`, `njit_batch`, `njit_entry`, `prange`.
+gradient_step, bare_net, bare_norm, bare_scratch, LANES` (mlp_kernels.py), `q_row` (agents/dqn_rules.py), `DOUBLE`, `bare`
+(jit.py), for compiled envs `step_rows, world_at` (batch.py) and `cycles` (jit.py), and `njit`, `njit_batch`, `njit_entry`,
+`prange`.
 
 N envs, F features, B minibatch, L rows of the ring. net and norm as in mlp_kernels.py. A ring is the tuple (obs, action,
 reward, next_obs, terminated, ended, valid) of `buffers.Replay`, flat: [L * N, *], the observations [L * N, F].
@@ -136,10 +137,24 @@ def rounds(
     that steps took, that learning took, and all.
     """
     num_rounds = len(explore)
+    net, target, norm, target_norm, scratch = (
+        bare_net(net), bare_net(target), bare_norm(norm), bare_norm(target_norm), bare_scratch(scratch)
+    )  # fmt: skip
+    obs, obs_rows, explore, random_action, logs, bits = (
+        bare(obs), bare(obs_rows), bare(explore), bare(random_action), bare(logs), bare(bits)
+    )  # fmt: skip
     turn(net)
     turn(target)
     truncated, final_obs, final_rows, action, returns, lengths, acts, xs, outs, q = step
+    truncated, final_obs, action, returns, lengths = (
+        bare(truncated), bare(final_obs), bare(action), bare(returns), bare(lengths)
+    )  # fmt: skip
+    acts, xs, outs = bare(acts), bare(xs), bare(outs)
     ring_obs, ring_action, ring_reward, ring_next_obs, ring_terminated, ring_ended, ring_valid = ring
+    ring_obs, ring_action, ring_reward, ring_next_obs, ring_terminated, ring_ended = (
+        bare(ring_obs), bare(ring_action), bare(ring_reward), bare(ring_next_obs), bare(ring_terminated), bare(ring_ended)
+    )  # fmt: skip
+    ring = (ring_obs, ring_action, ring_reward, ring_next_obs, ring_terminated, ring_ended, ring_valid)
     rows_of_ring = len(ring_action) // n
     world = world_at(bound)
     chunk = xs.shape[1]

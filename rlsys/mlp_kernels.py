@@ -1,7 +1,8 @@
 """MLPs on the CPU: forward, backward by hand, and Adam, in chunks of rows that stay in a core's cache.
 
 This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `activation` (y -> f(y)), `slope` (f(y) -> f'(y)),
-`loss_row` and `pick_row` (scalar functions of one sample; see native.py), `STANDARDIZE` (a column, or -1), and `njit`,
+`loss_row` and `pick_row` (scalar functions of one sample; see native.py), `STANDARDIZE` (a column, or -1), `bare` (jit.py), and
+`njit`,
 `njit_batch`, `njit_entry`, `prange`.
 
 A net is the tuple (flat, turned, layers, first, free_at). All parameters are one vector `flat`; layers[L] = (weights at, bias
@@ -256,9 +257,29 @@ def gradient_step(
     return _finish(net, batch, n_lanes, optimizer, step, max_log, scratch, logs)
 
 
+@njit
+def bare_net(net):
+    flat, turned, layers, first, free_at = net
+    return bare(flat), bare(turned), bare(layers), bare(first), free_at
+
+
+@njit
+def bare_norm(norm):
+    mean, scale, limit = norm
+    return bare(mean), bare(scale), limit
+
+
+@njit
+def bare_scratch(scratch):
+    grad, acts, deltas, product, xs, outs, d_outs, lane_logs = scratch
+    return bare(grad), bare(acts), bare(deltas), bare(product), bare(xs), bare(outs), bare(d_outs), bare(lane_logs)
+
+
 @njit_entry
 def fit(net, norm, obs, order, starts, columns, constants, optimizer, steps, max_log, scratch, logs):
     """A step on each of the minibatches order[starts[k]:starts[k + 1]], until one is not taken; returns how many were."""
+    net, norm, scratch = bare_net(net), bare_norm(norm), bare_scratch(scratch)
+    obs, order, columns, logs = bare(obs), bare(order), bare(columns), bare(logs)
     turn(net)
     for k in range(len(starts) - 1):
         batch = order[starts[k] : starts[k + 1]]

@@ -37,6 +37,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from envs.engine import kernels
+from envs.engine.jit import bare
 from envs.engine.vector import SimVectorEnv
 from rlsys.networks import Encoder, VectorPart
 
@@ -190,11 +191,23 @@ class Native:
 
     def _fill_in(self, template: str, names: dict[str, Any], backend: str, title: str = "") -> ModuleType:
         title = f"{Path(template).stem.replace('_kernels', '')}-{title or self.rule.name}"
-        return kernels.fill_in(FOLDER / template, names, backend, title, fastmath=FASTMATH, nogil=True)
+        literal = np.float32 if self.flat.dtype == torch.float32 else float
+        options: dict[str, Any] = {"literal": literal, "fastmath": FASTMATH, "nogil": True}
+        return kernels.fill_in(FOLDER / template, {**names, "bare": bare}, backend, title, **options)
 
     def companion(self, template: str, names: dict[str, Any], title: str) -> list[ModuleType]:
         """Kernels that are built on ours, serial and parallel: `names` beside those of mlp_kernels.py."""
-        ours = ("turn", "forward", "outputs", "normalised", "gradient_step", "LANES")
+        ours = (
+            "turn",
+            "forward",
+            "outputs",
+            "normalised",
+            "gradient_step",
+            "bare_net",
+            "bare_norm",
+            "bare_scratch",
+            "LANES",
+        )
         return [
             self._fill_in(template, {**names, **{name: getattr(mlp, name) for name in ours}}, backend, title)
             for mlp, backend in zip(self.modules, self._backends, strict=True)

@@ -1,8 +1,8 @@
 """A whole rollout of compiled envs in one call: look, act, step, and write everything down.
 
-This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `turn, forward, outputs, normalised, LANES`
-(mlp_kernels.py), `pick_row` (native.Rule), `step_rows, world_at, is_valid` (of the sim: batch.py), `DISCRETE`, `cycles`
-(jit.py), and `njit`, `njit_batch`, `njit_entry`, `prange`.
+This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `turn, forward, outputs, normalised, bare_net,
+bare_norm, LANES` (mlp_kernels.py), `pick_row` (native.Rule), `step_rows, world_at, is_valid` (of the sim: batch.py),
+`DISCRETE`, `cycles, bare` (jit.py), and `njit`, `njit_batch`, `njit_entry`, `prange`.
 
 T time, N envs, O observation, F features (O flattened), A action. The envs are cut into chunks of ENVS, which never meet:
 a thread takes its chunks through all T steps. net and norm as in mlp_kernels.py.
@@ -75,6 +75,18 @@ def rollout(bound, net, norm, noise, rows_of, step, box, acts, xs, outs, clock):
     the steps took, and all.
     """
     steps, n, _ = noise.shape
+    net, norm, noise = bare_net(net), bare_norm(norm), bare(noise)
+    acts, xs, outs, clock = bare(acts), bare(xs), bare(outs), bare(clock)
+    obs, obs_rows, action, env_action, env_rows, log_prob, value, final_value = rows_of
+    rows_of = (
+        bare(obs), bare(obs_rows), bare(action), bare(env_action), bare(env_rows), bare(log_prob), bare(value),
+        bare(final_value),
+    )  # fmt: skip
+    reward, terminated, truncated, final_obs, final_rows, episode_return, episode_length = step
+    step = (
+        bare(reward), bare(terminated), bare(truncated), bare(final_obs), bare(final_rows), bare(episode_return),
+        bare(episode_length),
+    )  # fmt: skip
     turn(net)
     n_chunks = (n + ENVS - 1) // ENVS
     good = steps

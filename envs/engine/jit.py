@@ -62,6 +62,13 @@ def pointer(typingctx, address):
     return numba.types.voidptr(numba.types.int64), codegen
 
 
+@njit
+def bare(array):
+    """The same memory as an array (C-contiguous) without an owner. A view of one that has an owner counts references, atomically:
+    for a row of four numbers, that takes longer than to work on them. The caller keeps the memory alive."""
+    return numba.carray(pointer(array.ctypes.data), array.shape, array.dtype)  # type: ignore[call-arg]
+
+
 @intrinsic
 def cycles(typingctx):
     """The processor's cycle counter (int64), to see what share of a kernel's time is spent where; 0 where only the operating

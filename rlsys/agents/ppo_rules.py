@@ -27,7 +27,7 @@ def log_sum_exp(x, n):
     top = x[0]
     for j in range(1, n):
         top = max(top, x[j])
-    total = x[0] * 0
+    total = x.dtype.type(0)
     for j in range(n):
         total += math.exp(x[j] - top)
     return top + math.log(total)
