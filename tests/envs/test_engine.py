@@ -241,7 +241,7 @@ def test_no_kind_of_action_array_compiles_the_kernel_again():
     actions = np.array([1, 1, 1, 1, 1, 1])
     for kind in (actions[:3].copy(), readonly(actions[:3].copy()), actions[::2], actions[:3].astype(">i8")):
         assert env.step(kind)[1].tolist() == [1, 1, 1]
-    assert len(env._kernels.step_batch.signatures) == 1
+    assert len(env._kernels.step_bound.signatures) == 1
 
 
 def test_a_masked_reset_returns_every_envs_observation_also_after_steps_into_other_arrays():
