@@ -82,10 +82,14 @@ def reason_against(device: torch.device, encoder: Encoder, networks: list[list[A
     return None
 
 
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def choose_threads(batch_size: int) -> int:
     """As many as pay for minibatches of this size: one for each 32 samples. On two cores the second adds 60 to 90 %."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, batch_size // 32, MOST_THREADS))
+    return max(1, min(usable_cores(), batch_size // 32, MOST_THREADS))
 
 
 def norm_of(encoder: Encoder) -> Norm:
@@ -162,7 +166,7 @@ class Native:
         self.flat = self.params.vector
         self.moment, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.steps = 0  # of Adam
-        self._child, self._batch_size = 0, 0  # the process that compiles `fit`, and for minibatches of which size
+        self._child = 0  # the process that compiles `fit`
 
         kind = {ACTIVATIONS[type(m)] for network in networks for m in network if type(m) in ACTIVATIONS} or {"tanh"}
         assert len(kind) == 1, "one activation for all networks"
@@ -258,9 +262,9 @@ class Native:
         self._wait_for_child()
         logs = np.zeros((len(batches), self.rule.logs + 1))
         starts = np.cumsum([0, *map(len, batches)])
-        order = np.concatenate([np.empty(0, np.int64), *batches])
+        order = np.concatenate(batches)
         optimizer = self.optimizer(learning_rate, epsilon, max_grad_norm)
-        run = self.choose(self.modules, len(batches[0]) if batches else self._batch_size).fit
+        run = self.choose(self.modules, len(batches[0])).fit
         taken = run(
             self.params.net, norm, obs, order, starts, columns, constants, optimizer, self.steps, max_log, self.scratch, logs
         )  # fmt: skip
@@ -272,8 +276,7 @@ class Native:
 
         arrays, options: as `fit` will be given them, but for the minibatches. The next `fit` waits for it.
         """
-        self._batch_size = batch_size
-        has_cores = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1  # Linux, where forks are safe
+        has_cores = hasattr(os, "sched_getaffinity") and usable_cores() > 1  # Linux, where forks are safe
         module = self.modules[self.is_parallel(batch_size)]
         if not has_cores or kernels.JIT_DISABLED or parallel._is_initialized or kernels.is_cached(module, "fit"):
             return  # after its first parallel kernel a process must not fork: GNU's OpenMP does not survive it
@@ -282,7 +285,7 @@ class Native:
             child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
-                self.fit([], *arrays, **options)
+                self.fit([np.zeros(batch_size, np.int64)], *arrays, **options)  # on its own copy of the weights
             os._exit(0)
         self._child = child
 

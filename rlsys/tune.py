@@ -5,7 +5,6 @@ learned; num_envs does, and how is reported with its speed.
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 
 from rlsys import agents
 from rlsys.config import Config, ConfigError, resolve, to_data
+from rlsys.native import usable_cores
 from rlsys.run import set_threads
 from rlsys.torchenv import make_env
 
@@ -33,9 +33,7 @@ class Probe:
     device: str
     steps_per_second: float
     steps_an_update: float  # environment steps to a gradient step
-    steps_an_iteration: (
-        int  # environment steps that PPO and PQN take by one and the same policy, and learn from together
-    )
+    steps_an_iteration: int  # environment steps that PPO and PQN take by one policy and learn from together
     first_seconds: float  # until it was measured: mostly compiling, which the kernel cache keeps
 
     def overrides(self) -> list[str]:
@@ -98,7 +96,7 @@ def tune(cfg: Config, seconds: float = 20.0) -> Iterator[Probe]:
         devices = [cfg.device]
     offered = [engine for engine in agents.ENGINES[cfg.agent.name] if engine != "auto"]
     engines = offered if cfg.engine == "auto" else [cfg.engine]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     threads = [cfg.threads] if cfg.threads else sorted({1, 2, cores} & set(range(1, cores + 1)))
     ways: list[dict[str, Any]] = [
         {"engine": engine, "threads": k, "device": device}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rlsys import returns
 from rlsys.agents import exploration, is_native, load_optimizer_state, optimizer_state
-from rlsys.agents.dqn_native import LOGS, NativeDQN
+from rlsys.agents.dqn_native import LOGS, NativeDQN, Plan
 from rlsys.buffers import Batch, Replay, Transitions, action_tensor, random_bits
 from rlsys.config import DQNConfig
 from rlsys.native import choose_threads, reason_against
@@ -97,7 +97,7 @@ class DQN:
         explore, random_action = exploration(rounds, self.env, epsilon, self.generator)
         bits = random_bits(int(gradient_steps.sum()), c.batch_size, generator=self.generator)
         take = self.native_rounds if self.native and self.env.compiled else self.torch_rounds
-        logs = take(explore, random_action, updates, gradient_steps, bits, learning_rate)
+        logs = take(Plan(explore, random_action, updates, gradient_steps, bits, learning_rate))
         self.updates += len(bits)
 
         if c.normalize_observations:  # last: all of an iteration sees the same normaliser
@@ -110,45 +110,27 @@ class DQN:
             "train/n_updates": self.updates,
         }
 
-    def torch_rounds(
-        self,
-        explore: Tensor,
-        random_action: Tensor,
-        updates: NDArray,
-        gradient_steps: NDArray,
-        bits: Tensor,
-        learning_rate: float,
-    ) -> Tensor:
-        """Steps of all envs, and what is to be learned after each: arguments [rounds, ...], but bits [G, B]. Returns logs."""
+    def torch_rounds(self, plan: Plan) -> Tensor:
+        """Steps of all envs, and what is to be learned after each; returns the logs of the gradient steps, [G, 3]."""
         logs: list[Tensor] = []
-        for t, more in enumerate(gradient_steps):
-            self.act(explore[t], random_action[t])
+        for t, more in enumerate(plan.gradient_steps):
+            self.act(plan.explore[t], plan.random_action[t])
             self.steps += self.env.num_envs
             with self.learning:
-                if updates[t]:
+                if plan.updates[t]:
                     self.update_target()
                 if more:
-                    logs += self.learn(bits[len(logs) : len(logs) + more], learning_rate)
+                    logs += self.learn(plan.bits[len(logs) : len(logs) + more], plan.learning_rate)
         return torch.stack(logs) if logs else torch.empty(0)
 
     @torch.no_grad()
-    def native_rounds(
-        self,
-        explore: Tensor,
-        random_action: Tensor,
-        updates: NDArray,
-        gradient_steps: NDArray,
-        bits: Tensor,
-        learning_rate: float,
-    ) -> Tensor:
+    def native_rounds(self, plan: Plan) -> Tensor:
         """The same in one call of a compiled kernel."""
         assert self.native
-        obs, returns_, lengths, logs, (stepping, learning) = self.native.rounds(
-            self.env.obs, explore, random_action, updates, gradient_steps, bits, learning_rate
-        )
+        obs, returns_, lengths, logs, (stepping, learning) = self.native.rounds(self.env.obs, plan)
         self.env.took(obs, returns_, lengths, stepping)
         self.learning.seconds += learning
-        self.steps += explore.numel()
+        self.steps += plan.explore.numel()
         return logs
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ R steps of N envs, G gradient steps, B minibatch, as in `DQN`.
 """
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,17 @@ from rlsys.torchenv import TorchEnv
 
 LOGS = (*dqn_rules.LOGS, "train/grad_norm")
 ADAM_EPSILON = 1e-8  # torch's default
+
+
+class Plan(NamedTuple):
+    """What decides R steps of N envs and the learning between them."""
+
+    explore: Tensor  # [R, N] whether to act at random
+    random_action: Tensor  # [R, N]
+    updates: NDArray  # [R] whether the target network is moved after the step
+    gradient_steps: NDArray  # [R] how many are taken after it; G in all
+    bits: Tensor  # [G, B] random numbers that draw their minibatches
+    learning_rate: float
 
 
 class NativeDQN:
@@ -70,23 +81,14 @@ class NativeDQN:
         self.adam.steps += len(bits)
         return torch.from_numpy(logs)
 
-    def rounds(
-        self,
-        obs: Tensor,
-        explore: Tensor,
-        random_action: Tensor,
-        updates: NDArray,
-        gradient_steps: NDArray,
-        bits: Tensor,
-        learning_rate: float,
-    ) -> tuple[Tensor, NDArray, NDArray, Tensor, NDArray]:
+    def rounds(self, obs: Tensor, plan: Plan) -> tuple[Tensor, NDArray, NDArray, Tensor, NDArray]:
         """`DQN.torch_rounds`, from obs [N, *O] on: next obs, return and length [R, N] of the episodes that ended, logs, and
         the seconds that steps and learning took."""
         assert self.env.compiled
         began = time.perf_counter()
         self.obs.copy_(obs)
-        returns, lengths = np.empty(explore.shape), np.empty(explore.shape, np.int64)
-        logs = np.zeros((len(bits), len(LOGS)))
+        returns, lengths = np.empty(plan.explore.shape), np.empty(plan.explore.shape, np.int64)
+        logs = np.zeros((len(plan.bits), len(LOGS)))
         truncated, action = self.step
         _, acts, _, _, xs, outs, _, _ = self.adam.scratch
         final, q = self.final_obs, self.work[4]
@@ -103,12 +105,13 @@ class NativeDQN:
             q[0],
         )
         self.kernels.rounds(
-            self.env.compiled.world, self.obs.numpy(), self.obs.flatten(1).numpy(), step, explore.numpy(),
-            random_action.numpy(), updates, gradient_steps, self.clock, *self._networks(), statistics(self.policy.encoder),
-            statistics(self.target.encoder), self.config.tau, *self._learning(bits, learning_rate, logs),
+            self.env.compiled.world, self.obs.numpy(), self.obs.flatten(1).numpy(), step,
+            plan.explore.numpy(), plan.random_action.numpy(), plan.updates, plan.gradient_steps, self.clock,
+            *self._networks(), statistics(self.policy.encoder), statistics(self.target.encoder), self.config.tau,
+            *self._learning(plan.bits, plan.learning_rate, logs),
         )  # fmt: skip
-        self.replay.rows += len(explore)
-        self.adam.steps += len(bits)
+        self.replay.rows += len(plan.explore)
+        self.adam.steps += len(plan.bits)
         seconds = (time.perf_counter() - began) * self.clock[:2] / max(self.clock[2], 1)
         return self.obs, returns, lengths, torch.from_numpy(logs), seconds
 

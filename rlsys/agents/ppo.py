@@ -111,10 +111,10 @@ class PPO:
         noise = self.noise()
         if self.fused:
             self.collect_fused(noise.numpy())
-            return
-        for t, slot in enumerate(self.slots):
-            self.act(self.obs[t], noise[t], self.action[t], self.log_prob[t])
-            self.env.step(self.policy.to_env(self.action[t]), slot)
+        else:
+            for t, slot in enumerate(self.slots):
+                self.act(self.obs[t], noise[t], self.action[t], self.log_prob[t])
+                self.env.step(self.policy.to_env(self.action[t]), slot)
         self.steps += self.log_prob.numel()
 
     def collect_fused(self, noise: NDArray) -> None:
@@ -132,7 +132,6 @@ class PPO:
         step = (*(x.numpy() for x in tensors), returns_, lengths)
         seconds = self.fused(norm_of(self.policy.encoder), noise, rows_of, step, self.box)
         self.env.took(self.obs[-1], returns_, lengths, seconds)
-        self.steps += self.log_prob.numel()
 
     def noise(self) -> Tensor:
         """What decides the actions of a rollout: [T, N, A] exponential (discrete actions) or normal numbers."""
