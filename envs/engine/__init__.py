@@ -2,6 +2,6 @@
 
 from envs.engine.jit import njit
 from envs.engine.rng import normal, randint, seed_by_level, uniform
-from envs.engine.sim import Sim, params, state_dtype
+from envs.engine.sim import Reference, Sim, params, state_dtype
 
-__all__ = ["Sim", "njit", "normal", "params", "randint", "seed_by_level", "state_dtype", "uniform"]
+__all__ = ["Reference", "Sim", "njit", "normal", "params", "randint", "seed_by_level", "state_dtype", "uniform"]

@@ -1,7 +1,7 @@
 """N copies of one sim, stepped together: autoreset, truncation, statistics and levels, written once for every sim.
 
 This file is a template. `kernels.load` runs a copy of it for each (sim, backend, precision) with these names filled in:
-`reset, step, observe, valid` (the sim's), `level_of, stream_key` (from rng.py), `NUM_ACTIONS` (an int for Discrete, a
+`reset, step, observe, valid, scripted` (the sim's), `level_of, stream_key` (from rng.py), `NUM_ACTIONS` (an int for Discrete, a
 tuple for MultiDiscrete, 0 for Box actions), `STATE, PARAMS, OBS, REAL` (dtypes), `OBS_SHAPE` and `OBS_SIZE`, `pointer`
 (jit.py), and `njit, njit_batch, njit_entry, prange` (Numba's, or plain Python's). Kernels write where they are told and look
 at no shape: vector.py checks every array before it gets here.
@@ -212,3 +212,10 @@ def invalid_state(states, params, params_stride):
         if not valid(states[i], params[i * np.uintp(params_stride)]):
             invalid = max(invalid, i)
     return invalid
+
+
+@njit_batch
+def scripted_batch(states, params, params_stride, actions):
+    """Write the sim's own baseline's action of every env; actions[N, k]."""
+    for i in prange(len(states)):
+        scripted(states[i], params[i * np.uintp(params_stride)], actions[i])

@@ -49,7 +49,8 @@ def load(sim: Sim, backend: str, precision: str) -> types.ModuleType:
 
     backend: "python" (not compiled: slow, but a debugger works), "serial" (one core) or "parallel" (all cores).
     """
-    names: dict[str, Any] = {"reset": sim.reset, "step": sim.step, "observe": sim.observe, "valid": sim.valid}
+    names: dict[str, Any] = {"reset": sim.reset, "step": sim.step, "observe": sim.observe}
+    names |= {"valid": sim.valid, "scripted": sim.scripted}
     names |= {"level_of": rng.level_of, "stream_key": rng.stream_key, "NUM_ACTIONS": _num_actions(sim.action_space)}
     names |= {"STATE": sim.state.dtype(precision, ENGINE_FIELDS), "PARAMS": sim.params.dtype(precision)}
     names |= {"OBS": sim.observation_space.dtype, "OBS_SHAPE": sim.observation_space.shape, "pointer": pointer}

@@ -12,6 +12,8 @@
     def draw(s, p, canvas): ...                 # optional, CPU only
     @njit
     def valid(s, p): ...                        # optional, see Sim.valid
+    @njit
+    def scripted(s, p, action): ...             # optional, see Sim.scripted
 
     SIM = Sim(name="CartPole", version=0, state=State, params=Params, reset=reset, ...)
 
@@ -20,7 +22,7 @@ autoreset, seeding, levels, statistics and snapshots are the engine's: a sim has
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -40,6 +42,8 @@ ENGINE_FIELDS = {
 }
 REAL = {"float32": "f4", "float64": "f8"}
 LARGEST = np.finfo(np.float32).max
+
+REFERENCES = ("random", "scripted", "optimal")
 
 # Level ids of the three splits: disjoint by construction.
 SPLITS = {"train": (0, 2**30), "validation": (2**30, 2**29), "test": (2**30 + 2**29, 2**29)}
@@ -112,6 +116,18 @@ def params(**defaults: float | int) -> Params:
     return Params(spec or {"none": "i8"}, defaults)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What a policy earns: the mean undiscounted return of an episode under the sim's default parameters.
+
+    error: its standard error, 0 where it is exact. how: the policy, and how the mean was computed, in a few words.
+    """
+
+    mean: float
+    error: float
+    how: str
+
+
 @dataclass(frozen=True, eq=False)
 class Sim:
     """A simulator: everything the engine needs to run N copies of a world. See this module's docstring.
@@ -119,6 +135,10 @@ class Sim:
     valid: for a sim that looks up arrays by numbers in its state: whether `s` is a state that its functions lead to, or
         can at least start from. Compiled code does not look where it reads and writes, so whoever restores a damaged
         snapshot, or sets a state by hand, is stopped here.
+    scripted: the baseline, a policy written by hand: fills the vector `action` ((1,) for Discrete) with what it would
+        do in `s`. It may look at all of `s`, also at what `observe` does not show.
+    references: what is known about returns: "random" (uniform actions), "scripted", and "optimal" (the best possible, or
+        a bound that `how` names). `envs.reference.measure` measures the first two.
     """
 
     name: str
@@ -134,6 +154,8 @@ class Sim:
     draw: Callable[..., None] | None = None
     reward_threshold: float | None = None
     valid: Callable[..., bool] | None = None
+    scripted: Callable[..., None] | None = None
+    references: Mapping[str, Reference] = field(default_factory=dict)
     levels: bool = False  # episodes differ by `s.level`
     frame_rate: int = 30  # frames a second of a replay in real time
 
@@ -154,6 +176,8 @@ class Sim:
         for space in (self.observation_space, self.action_space):
             if isinstance(space, spaces.Box) and not space.shape:
                 raise ValueError(f"{self.name}: {space} must have a dimension, as with shape=(1,).")
+        if unknown := set(self.references) - set(REFERENCES):
+            raise ValueError(f"{self.name}: references {sorted(unknown)} are not of {', '.join(REFERENCES)}.")
         if self.max_episode_steps < 1:
             raise ValueError(f"{self.name}: max_episode_steps={self.max_episode_steps} must be at least 1.")
 

@@ -270,6 +270,15 @@ class SimVectorEnv(VectorEnv):
         self._kernels.observe_batch(self._rows(self._states), self._rows(self._params), self._stride, obs)
         return obs
 
+    def scripted_actions(self) -> NDArray:
+        """What the sim's own baseline would do now, as `step` takes it. ValueError if the sim has none."""
+        if self.sim.scripted is None:
+            raise ValueError(f"{self.sim.name} has no scripted baseline.")
+        actions = np.zeros(self._action_shape, self._action_dtype)
+        records = self._rows(self._states), self._rows(self._params)
+        self._kernels.scripted_batch(*records, self._stride, actions.reshape(self.num_envs, -1))
+        return actions
+
     def get_state(self) -> dict[str, NDArray]:
         """Everything that decides the future, as arrays: with the same actions, `set_state` replays the same steps."""
         return {

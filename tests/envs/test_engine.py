@@ -4,6 +4,7 @@ Most traces are of `COUNTER`, a world that counts: each step adds the action (0,
 `start`; the reward is the action; the episode terminates at `goal`; the observation is the number.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs.engine import Sim, njit, params, state_dtype, uniform
+from envs.engine import Reference, Sim, njit, params, state_dtype, uniform
 from envs.engine.sim import SPLITS
+from envs.reference.measure import returns
 
 
 @njit
@@ -634,3 +636,29 @@ def test_parallel_kernels_compile_without_a_word(name):
     obs = obs.copy()
     env.set_state(env.get_state())  # a warning is an error here
     np.testing.assert_array_equal(env.observe(), obs)
+
+
+@njit
+def first_or_second(s, p, action):
+    action[0] = 1 + s.number % 2
+
+
+def test_a_sims_own_baseline_acts_and_is_measured_by_whole_episodes():
+    scripted = dataclasses.replace(COUNTER, scripted=first_or_second, max_episode_steps=3)
+    for backend in ("serial", "python"):
+        env = envs.make_vec(scripted, 3, backend=backend)
+        env.reset()
+        env.state["number"] = [0, 1, 2]
+        assert env.scripted_actions().tolist() == [1, 2, 1]
+    with pytest.raises(ValueError, match="Counter has no scripted baseline"):
+        envs.make_vec(COUNTER, 3).scripted_actions()
+    found = returns(scripted, "scripted", 7, num_envs=2)
+    assert len(found) == 8  # four of each env
+    assert len(set(found.tolist())) == 1
+
+
+def test_references_have_known_names():
+    known = {"optimal": Reference(1.0, 0.0, "by hand")}
+    assert dataclasses.replace(COUNTER, references=known).references["optimal"].mean == 1.0
+    with pytest.raises(ValueError, match=r"references \['best'\] are not of random, scripted, optimal"):
+        dataclasses.replace(COUNTER, references={"best": known["optimal"]})
