@@ -40,9 +40,9 @@ def curve(work: tuple, engine: str, seed: int) -> list[float]:
     agent = agents.build(TorchEnv(envs.make_vec(sim, num_envs, seed=seed)), config, seed, engine=engine)
     points = []
     while agent.steps < steps:
-        metrics = agent.iterate(agent.steps / steps)
+        agent.iterate(agent.steps / steps)
         while len(points) < POINTS * agent.steps // steps:
-            points.append(metrics.get("rollout/ep_rew_mean", np.nan))
+            points.append(agent.env.metrics().get("rollout/ep_rew_mean", np.nan))
     return points
 
 

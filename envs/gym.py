@@ -108,6 +108,8 @@ class GymVectorEnv:
     valid: (N,) bool, rows of the last step that are experience (a NEXT_STEP reset is not); None means all.
     """
 
+    is_resident = False  # on the CPU
+
     def __init__(self, env: VectorEnv, *, seed: int = 0, split: str = "train"):
         self.env, self.num_envs, self.metadata = env, env.num_envs, env.metadata
         self.single_observation_space = env.single_observation_space

@@ -117,7 +117,7 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
 
         # log: the only place that waits for the device
         if due(cfg.log_every or 1):
-            write({**metrics, **book.clock(agent)})
+            write({**agent.env.metrics(), **metrics, **book.clock(agent)})
 
         # evaluate: on a split that training never sees
         if due(cfg.eval_every):

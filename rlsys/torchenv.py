@@ -1,14 +1,15 @@
-"""`TorchEnv`: the only place where NumPy arrays of an env become torch tensors.
+"""`TorchEnv`: the only place where an env's arrays become torch tensors.
 
-On the CPU they are the same memory: a step writes straight into the rollout's tensors. For a policy on another device a
-step is written to host arrays and copied over.
+Where envs and policy are on the same device they are the same memory: a step writes straight into the rollout's tensors,
+and on a GPU nothing waits for it. For a policy on the GPU and envs on the CPU a step is written to host arrays and copied
+over.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
@@ -25,20 +26,23 @@ EPISODE_WINDOW = 100  # rollout/ep_rew_mean is the mean over this many last epis
 
 
 class Step(NamedTuple):
-    """What one step of N envs produces, as tensors. The last row has meaning only where an episode ended."""
+    """What one step of N envs produces, as tensors."""
 
     obs: Tensor  # [N, *O] to act on next
     reward: Tensor  # [N] float32
     terminated: Tensor  # [N] bool
     truncated: Tensor  # [N] bool
     valid: Tensor  # [N] bool: is experience (a Gymnasium NEXT_STEP reset is not)
-    final_obs: Tensor  # [N, *O] last observation of the episode that ended
+    final_obs: Tensor  # [N, *O] last observation of the episode that ended; elsewhere without meaning
+    episode_return: Tensor  # [N] float64, undiscounted, of the episode that ended; 0 elsewhere
+    episode_length: Tensor  # [N] int64, likewise
 
 
 class BatchEnv(Protocol):
     """What is asked of N envs: `SimVectorEnv` and `GymVectorEnv` are two. Their docstrings say more."""
 
     num_envs: int
+    is_resident: bool  # its arrays are a GPU's
     single_observation_space: gymnasium.Space
     single_action_space: gymnasium.Space
     metadata: dict[str, Any]
@@ -54,6 +58,14 @@ class BatchEnv(Protocol):
     def close(self) -> None: ...
 
 
+class Slot(NamedTuple):
+    """Where a step is written."""
+
+    step: Step
+    arrays: Transition  # what the envs write: the memory of the tensors, or host arrays to be copied from
+    reward: Tensor  # likewise: the step's own, or of the envs' float64
+
+
 class Stopwatch:
     """`with stopwatch:` adds what passes to `seconds`, of the host's time: a GPU may still be at it."""
 
@@ -66,19 +78,46 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self._began
 
 
-class TorchEnv:
-    """N envs seen as tensors on `device`. Bind the tensors to write into once (`bind`), then `step(action, slot)`."""
+class Episodes:
+    """Return and length of the last `room` episodes, on `device`, where nothing waits for them."""
 
-    def __init__(self, env: BatchEnv, device: str | torch.device = "cpu"):
+    def __init__(self, room: int, device: torch.device):
+        self.room, self.count = room, torch.zeros((), dtype=torch.int64, device=device)
+        self.recent = torch.zeros(
+            room + 1, 2, dtype=torch.float64, device=device
+        )  # a ring, and a row for what is dropped
+
+    def add(self, returns: Tensor, lengths: Tensor) -> None:
+        """Take note of the episodes whose length is not 0, in the order given: [...] each."""
+        lengths = lengths.flatten()
+        ended = lengths > 0
+        order = self.count + ended.cumsum(0)  # the how-manieth
+        kept = ended & (order > order[-1] - self.room)
+        row = torch.where(kept, (order - 1) % self.room, self.room)
+        self.recent[row] = torch.stack([returns.flatten(), lengths.double()], 1)
+        self.count.copy_(order[-1])
+
+    def means(self) -> tuple[int, list[float]]:
+        """How many there have been, and mean return and length of the last 100. Waits for the device."""
+        count = int(self.count)
+        window = min(count, EPISODE_WINDOW)
+        rows = (count - 1 - torch.arange(window, device=self.recent.device)) % self.room
+        return count, self.recent[rows].mean(0).tolist()
+
+
+class TorchEnv:
+    """N envs (a BatchEnv) as tensors on `device`. Bind the tensors to write into once (`bind`), then `step(action, slot)`."""
+
+    def __init__(self, env: Any, device: str | torch.device = "cpu"):
         self.env, self.num_envs, self.device = env, env.num_envs, torch.device(device)
         self.is_native = isinstance(env, SimVectorEnv)  # its state can be saved
         self.has_resets = env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP  # some steps are not experience
         self.obs_spec, self.action_spec = obs_spec(env), action_spec(env)
-        self._host = env.bind(env.arrays())
+        self._host = None  # where steps are written before they are copied to the GPU
+        if self.device.type != "cpu" and not env.is_resident:
+            self._host = env.bind(env.arrays())
         self.stepping = Stopwatch()
-        self.episodes = 0
-        self._recent = np.zeros((max(EPISODE_WINDOW, self.num_envs), 2))  # ring of (return, length)
-        self.obs = torch.zeros((self.num_envs, *self._host.obs.shape[1:]), dtype=self.obs_dtype, device=self.device)
+        self.episodes = Episodes(max(EPISODE_WINDOW, self.num_envs), self.device)
         self.reset()
 
     @property
@@ -86,6 +125,15 @@ class TorchEnv:
         """The envs, if they are such that a kernel can step by itself, without coming back to Python."""
         env = self.env
         return env if isinstance(env, SimVectorEnv) and env.is_compiled and not self.has_resets else None
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the envs are on the GPU: then `step` waits for nothing, and episodes are to be given to `count`."""
+        return self.env.is_resident
+
+    def reason_against_graph(self) -> str | None:
+        """Why steps cannot be part of a CUDA graph, or None if they can."""
+        return None if self.is_resident else "the envs are on the CPU"
 
     @property
     def obs_dtype(self) -> torch.dtype:
@@ -105,39 +153,47 @@ class TorchEnv:
             truncated=zeros(torch.bool),
             valid=torch.ones_like(zeros(torch.bool)),
             final_obs=zeros(self.obs_dtype, *obs_shape),
+            episode_return=zeros(torch.float64),
+            episode_length=zeros(torch.int64),
         )
 
-    def bind(self, step: Step) -> tuple[Step, Transition]:
-        """A slot for `step`: the tensors of one Step [N, ...] and the host arrays that are written first."""
-        if self.device.type != "cpu":
-            return step, self._host
-        names = ["obs", "terminated", "truncated", "final_obs"]
-        if self._host.reward.dtype == np.float32:  # an env of float64 precision has its own
-            names.append("reward")
-        arrays = self._host._replace(**{name: getattr(step, name).numpy() for name in names})
-        return step, self.env.bind(arrays)
+    def bind(self, step: Step) -> Slot:
+        """Where `step` is to write: the tensors of one Step [N, ...]."""
+        if self._host:
+            return Slot(step, self._host, step.reward)
+        reward = step.reward.double() if getattr(self.env, "precision", "") == "float64" else step.reward
+        tensors = step._replace(reward=reward)
+        arrays = Transition(**{name: as_array(getattr(tensors, name)) for name in Transition._fields})
+        return Slot(step, self.env.bind(arrays), reward)
 
     def reset(self) -> None:
         """Begin with the first episodes of the env's seed; `obs` [N, *O] are their first observations."""
-        self.env.restart(self._host.obs)
-        self.obs = torch.from_numpy(self._host.obs.copy()).to(self.device)
+        self._receive(self.env.restart)
 
-    def step(self, action: Tensor, slot: tuple[Step, Transition]) -> NDArray | None:
+    def step(self, action: Tensor, slot: Slot) -> NDArray | None:
         """Act in every env: action [N] int64 or [N, *shape] float32, in the env's units. Fills the slot's tensors.
 
-        Returns the mask (N,) of envs whose episode ended, None if none did.
+        Returns the mask (N,) of envs whose episode ended, None if none did, or if the envs are on the GPU: nobody waits
+        for them, and episodes are counted by `count`.
         """
-        tensors, arrays = slot
-        host_action = action.cpu().numpy()
-        with self.stepping:
-            ended = self.env.advance(host_action, arrays)
-        if self.env.valid is not None:
-            tensors.valid.copy_(torch.from_numpy(self.env.valid))
-        if ended is not None:
-            self._count_episodes(arrays.episode_return[ended], arrays.episode_length[ended])
-        for name in ("obs", "reward", "terminated", "truncated", "final_obs"):
-            if getattr(arrays, name) is getattr(self._host, name):  # not the tensor's own memory
-                getattr(tensors, name).copy_(torch.from_numpy(getattr(arrays, name)), non_blocking=True)
+        tensors, arrays, reward = slot
+        if self.is_resident:
+            self._follow_stream()
+            self.env.advance(as_array(action), arrays)
+            ended = None
+        else:
+            host_action = action.cpu().numpy()
+            with self.stepping:
+                ended = self.env.advance(host_action, arrays)
+            if self.env.valid is not None:
+                tensors.valid.copy_(torch.from_numpy(self.env.valid))
+            if self._host:
+                for name in Transition._fields:
+                    getattr(tensors, name).copy_(torch.from_numpy(getattr(arrays, name)), non_blocking=True)
+            if ended is not None:
+                self.count(tensors.episode_return, tensors.episode_length)
+        if reward is not tensors.reward:
+            tensors.reward.copy_(reward)
         self.obs = tensors.obs
         return ended
 
@@ -145,38 +201,47 @@ class TorchEnv:
         """Take note of T steps that a kernel has taken itself: obs [N, *O] to act on next; return and length [T, N]."""
         self.obs = obs
         self.stepping.seconds += seconds
-        ended = episode_length > 0
-        self._count_episodes(episode_return[ended], episode_length[ended])
+        self.count(torch.from_numpy(episode_return), torch.from_numpy(episode_length))
 
-    def _count_episodes(self, returns: NDArray, lengths: NDArray) -> None:
-        self.episodes += max(0, len(returns) - len(self._recent))  # more than there is room for: the last ones
-        returns, lengths = returns[-len(self._recent) :], lengths[-len(self._recent) :]
-        rows = (self.episodes + np.arange(len(returns))) % len(self._recent)
-        self._recent[rows, 0], self._recent[rows, 1] = returns, lengths
-        self.episodes += len(returns)
+    def count(self, episode_return: Tensor, episode_length: Tensor) -> None:
+        """Take note of the episodes that ended in steps [..., N]: those whose length is not 0."""
+        self.episodes.add(episode_return, episode_length)
 
     def metrics(self) -> dict[str, float]:
-        """Mean return and length of the last 100 episodes (nothing before the first one has ended)."""
-        if self.episodes == 0:
+        """Mean return and length of the last 100 episodes (nothing before the first one has ended). Waits for the device.
+
+        ValueError if the envs have been given an action that is none.
+        """
+        if self.is_resident:
+            self.env.check()
+        count, means = self.episodes.means()
+        if count == 0:
             return {}
-        window = min(self.episodes, EPISODE_WINDOW)
-        rows = (self.episodes - 1 - np.arange(window)) % len(self._recent)
-        mean_return, mean_length = self._recent[rows].mean(0)
-        return {
-            "rollout/ep_rew_mean": float(mean_return),
-            "rollout/ep_len_mean": float(mean_length),
-            "rollout/episodes": self.episodes,
-        }
+        return {"rollout/ep_rew_mean": means[0], "rollout/ep_len_mean": means[1], "rollout/episodes": count}
 
     def state(self) -> dict[str, Any]:
         """What resuming needs. Native envs come back where they were; others begin new episodes."""
-        return {"episodes": self.episodes, "recent": self._recent.copy(), "env": self.env.get_state()}
+        self._follow_stream()
+        recent = self.episodes.recent[:-1].numpy(force=True).copy()
+        return {"episodes": int(self.episodes.count), "recent": recent, "env": self.env.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.episodes = state["episodes"]
-        self._recent[:] = state["recent"]
-        self.env.set_state(state["env"], self._host.obs)
-        self.obs = torch.from_numpy(self._host.obs.copy()).to(self.device)
+        self.episodes.count.fill_(state["episodes"])
+        self.episodes.recent[:-1] = torch.as_tensor(state["recent"])
+        self._receive(lambda obs: self.env.set_state(state["env"], obs))
+
+    def _receive(self, fill: Callable[[Any], None]) -> None:
+        """Let the envs fill a new `obs`."""
+        shape, dtype = (self.num_envs, *self.obs_spec.shape), self.obs_dtype
+        self.obs = torch.zeros(shape, dtype=dtype, device="cpu" if self._host else self.device)
+        self._follow_stream()
+        fill(as_array(self.obs))
+        self.obs = self.obs.to(self.device)
+
+    def _follow_stream(self) -> None:
+        """Let a GPU's envs work where torch's next operations will be queued."""
+        if self.is_resident and self.device.type == "cuda":
+            self.env.stream = torch.cuda.current_stream(self.device).cuda_stream
 
     def close(self) -> None:
         self.env.close()
@@ -191,9 +256,13 @@ def make_env(
     device: str = "cpu",
     autoreset_mode: str = "SameStep",
     render_mode: str | None = None,
+    resident: bool = False,
 ) -> TorchEnv:
-    """The envs that `config` (a SimConfig or GymnasiumConfig) describes. split: "train", "validation" or "test"."""
-    env: BatchEnv
+    """The envs that `config` (a SimConfig or GymnasiumConfig) describes. split: "train", "validation" or "test".
+
+    device: of the tensors. resident: the envs, if they are a sim's, are on that device as well.
+    """
+    env: Any  # a BatchEnv
     if config.name == "gymnasium":
         env = envs.gym.make(
             config.id,
@@ -217,6 +286,7 @@ def make_env(
             backend=config.backend,
             precision=config.precision,
             autoreset_mode=autoreset_mode,
+            device=device if resident else "cpu",
         )
     return TorchEnv(env, device)
 
@@ -230,9 +300,17 @@ def reward_threshold(config: Any) -> float | None:
 
 def obs_spec(env: BatchEnv) -> ObsSpec:
     """What the env's observation tensor looks like and means."""
-    obs = env.arrays().obs
-    parts = [Part(leaf.kind, list(leaf.shape)) for leaf in leaves(env.single_observation_space)]
+    space = env.single_observation_space
+    parts = [Part(leaf.kind, list(leaf.shape)) for leaf in leaves(space)]
+    if isinstance(env, SimVectorEnv):
+        return ObsSpec(list(space.shape or ()), str(space.dtype), parts)
+    obs = env.arrays().obs  # several parts packed into one
     return ObsSpec(list(obs.shape[1:]), str(obs.dtype), parts)
+
+
+def as_array(tensor: Tensor) -> Any:
+    """A tensor's memory as envs take it: on the CPU a NumPy array, on a GPU the tensor, which shows its memory itself."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
 def action_spec(env: BatchEnv) -> ActionSpec:

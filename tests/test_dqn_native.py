@@ -65,7 +65,7 @@ def test_ten_iterations_follow_those_of_torch(case):
     assert mine.replay.ring.ended.any()
     assert a["train/loss"] == pytest.approx(float(b["train/loss"]), rel=1e-3)
     assert a["train/grad_norm"] == pytest.approx(float(b["train/grad_norm"]), rel=1e-3)
-    assert a["rollout/ep_len_mean"] == b["rollout/ep_len_mean"]
+    assert mine.env.metrics() == theirs.env.metrics() != {}
 
 
 def test_other_envs_are_stepped_by_python_and_learned_from_natively():

@@ -19,6 +19,7 @@ LEVELS = {
     "rlsys.policy": 1,
     "rlsys.returns": 1,
     "rlsys.buffers": 1,
+    "rlsys.capture": 1,
     "rlsys.config": 1,
     "rlsys.provenance": 1,
     "rlsys.torchenv": 2,

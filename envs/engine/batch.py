@@ -1,10 +1,11 @@
 """N copies of one sim, stepped together: autoreset, truncation, statistics and levels, written once for every sim.
 
 This file is a template. `kernels.load` runs a copy of it for each (sim, backend, precision) with these names filled in:
-`reset, step, observe, valid, scripted` (the sim's), `level_of, stream_key` (from rng.py), `NUM_ACTIONS` (an int for Discrete, a
-tuple for MultiDiscrete, 0 for Box actions), `STATE, PARAMS, OBS, REAL` (dtypes), `OBS_SHAPE` and `OBS_SIZE`, `pointer`
-(jit.py), and `njit, njit_batch, njit_entry, prange` (Numba's, or plain Python's). Kernels write where they are told and look
-at no shape: vector.py checks every array before it gets here.
+`reset, step, observe, valid, scripted` (the sim's), `level_of, stream_key` (from rng.py), `NUM_ACTIONS` (an int for
+Discrete, a tuple for MultiDiscrete, 0 for Box actions), `STATE, PARAMS, OBS, REAL` (dtypes), `OBS_SHAPE`, `pointer`
+(jit.py), and `njit, njit_batch, njit_entry, prange` (Numba's, or plain Python's). cuda.py has kernels of its own around the
+functions that are `njit`. Kernels write where they are told and look at no shape: vector.py checks every array before it
+gets here.
 
 N envs. A world is the tuple (states[N], blank[1], params[1 or N], params_stride, seed, first_level, num_levels, max_steps,
 next_step, ended[N]): states and params are records, params_stride is 0 or 1, and `ended` is the mask of envs whose last step
@@ -40,11 +41,31 @@ def _begin(world, i, forced_level, obs):
 
 
 @njit
-def _copy_row(source, target, i):
-    """target[i] = source[i], which would take two seconds to compile."""
-    a, b = source[i].reshape(OBS_SIZE), target[i].reshape(OBS_SIZE)
-    for j in range(OBS_SIZE):
-        b[j] = a[j]
+def _copy_vector(source, target):
+    for j in range(len(source)):
+        target[j] = source[j]
+
+
+@njit
+def _copy_matrix(source, target):
+    for j in range(len(source)):
+        _copy_vector(source[j], target[j])
+
+
+@njit
+def _copy_volume(source, target):
+    for j in range(len(source)):
+        _copy_matrix(source[j], target[j])
+
+
+@njit
+def _copy_any(source, target):
+    for index in np.ndindex(source.shape):
+        target[index] = source[index]
+
+
+# `target[:] = source` would take two seconds to compile, and a GPU cannot call what `reshape` needs.
+_copy = {1: _copy_vector, 2: _copy_matrix, 3: _copy_volume}.get(len(OBS_SHAPE), _copy_any)
 
 
 @njit
@@ -118,7 +139,7 @@ def step_rows(
     for i in rows:
         if ended[i]:
             s = states[i]
-            _copy_row(obs, final_obs, i)
+            _copy(obs[i], final_obs[i])
             episode_return[i] = s.episode_return
             episode_length[i] = s.elapsed
             if next_step:

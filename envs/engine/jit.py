@@ -32,7 +32,7 @@ def pure(function, memo=None):
     This is how `backend="python"` runs a sim: breakpoints work, and its answers are the compiled ones' reference (to the
     last bits).
     """
-    return _rebuilt(function, lambda plain, original: plain, {} if memo is None else memo)
+    return rebuilt(function, lambda plain, original: plain, {} if memo is None else memo)
 
 
 def private(function, tag, memo, literal=float):
@@ -49,7 +49,7 @@ def private(function, tag, memo, literal=float):
         plain.__qualname__ = f"{tag}.{len(memo)}.{plain.__qualname__}"
         return numba.jit(**{**original.targetoptions, **INNER})(plain)
 
-    return _rebuilt(function, compiled, memo, literal)
+    return rebuilt(function, compiled, memo, literal)
 
 
 @intrinsic
@@ -90,7 +90,7 @@ def _as_literal(value, literal):
     return literal(value) if type(value) is float else value
 
 
-def _rebuilt(value, finish, memo, literal=float):
+def rebuilt(value, finish, memo, literal=float):
     """If `value` is a jitted function, finish(its copy in plain Python, itself), and so for all that the copy reaches."""
     if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] not in LIBRARIES:
         return _RebuiltModule(value, finish, memo, literal)
@@ -104,9 +104,9 @@ def _rebuilt(value, finish, memo, literal=float):
         plain = types.FunctionType(code, scope, source.__name__, source.__defaults__, cells)
         memo[value] = finish(plain, value)  # before the recursion: functions may refer to each other
         for cell, outer in zip(cells, source.__closure__ or (), strict=True):
-            cell.cell_contents = _rebuilt(outer.cell_contents, finish, memo, literal)
+            cell.cell_contents = rebuilt(outer.cell_contents, finish, memo, literal)
         for name in sorted(names_used(code) & scope.keys()):
-            scope[name] = _rebuilt(scope[name], finish, memo, literal)
+            scope[name] = rebuilt(scope[name], finish, memo, literal)
     return memo[value]
 
 
@@ -115,7 +115,7 @@ class _RebuiltModule(types.ModuleType):
 
     def __init__(self, module, finish, memo, literal):
         super().__init__(module.__name__)
-        self._get = lambda name: _rebuilt(getattr(module, name), finish, memo, literal)
+        self._get = lambda name: rebuilt(getattr(module, name), finish, memo, literal)
 
     def __getattr__(self, name):
         return self._get(name)

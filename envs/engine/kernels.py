@@ -13,7 +13,6 @@ is code. Where no folder can be written, kernels are compiled afresh in each pro
 import hashlib
 import importlib.util
 import inspect
-import math
 import os
 import platform
 import sys
@@ -49,16 +48,20 @@ def load(sim: Sim, backend: str, precision: str) -> types.ModuleType:
 
     backend: "python" (not compiled: slow, but a debugger works), "serial" (one core) or "parallel" (all cores).
     """
+    names, literal = names_of(sim, precision)
+    # A serial step is too short to let go of Python's lock for: that takes as long as four CartPoles.
+    return fill_in(BATCH, names, backend, sim.name.lower(), literal=literal, nogil=backend == "parallel")
+
+
+def names_of(sim: Sim, precision: str) -> tuple[dict[str, Any], type]:
+    """What batch.py wants to have filled in for `sim`, and the type of float literals in it."""
     names: dict[str, Any] = {"reset": sim.reset, "step": sim.step, "observe": sim.observe}
     names |= {"valid": sim.valid, "scripted": sim.scripted}
     names |= {"level_of": rng.level_of, "stream_key": rng.stream_key, "NUM_ACTIONS": _num_actions(sim.action_space)}
     names |= {"STATE": sim.state.dtype(precision, ENGINE_FIELDS), "PARAMS": sim.params.dtype(precision)}
     names |= {"OBS": sim.observation_space.dtype, "OBS_SHAPE": sim.observation_space.shape, "pointer": pointer}
-    names["OBS_SIZE"] = math.prod(sim.observation_space.shape or ())
     names["REAL"] = real = np.dtype(REAL[precision])
-    literal = np.float32 if real.itemsize == 4 else float
-    # A serial step is too short to let go of Python's lock for: that takes as long as four CartPoles.
-    return fill_in(BATCH, names, backend, sim.name.lower(), literal=literal, nogil=backend == "parallel")
+    return names, np.float32 if real.itemsize == 4 else float
 
 
 def fill_in(
@@ -75,7 +78,7 @@ def fill_in(
     memo: dict = {}
     if backend == "python" or JIT_DISABLED:
         plain = {name: pure(value, memo) for name, value in names.items()}
-        return _run(
+        return run(
             template, {**plain, **dict.fromkeys(("njit", "njit_batch", "njit_entry"), lambda f: f), "prange": range}
         )
 
@@ -99,7 +102,7 @@ def fill_in(
         return njit_entry(function, numba.njit(parallel=parallel, **options))
 
     decorators = {"njit": njit, "njit_batch": njit_batch, "njit_entry": njit_entry}
-    return _run(source, {**names, **decorators, "prange": numba.prange if parallel else range})
+    return run(source, {**names, **decorators, "prange": numba.prange if parallel else range})
 
 
 def _num_actions(space: gymnasium.Space) -> int | tuple[int, ...]:
@@ -109,7 +112,7 @@ def _num_actions(space: gymnasium.Space) -> int | tuple[int, ...]:
     return int(space.n) if isinstance(space, gymnasium.spaces.Discrete) else 0
 
 
-def _run(source: Path, names: dict[str, Any]) -> types.ModuleType:
+def run(source: Path, names: dict[str, Any]) -> types.ModuleType:
     """Run the file `source` as a new module in which `names` are already defined."""
     spec = importlib.util.spec_from_file_location(f"rlsys_kernels_{source.parent.name}".replace("-", "_"), source)
     assert spec

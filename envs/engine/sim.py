@@ -182,6 +182,16 @@ class Sim:
             raise ValueError(f"{self.name}: max_episode_steps={self.max_episode_steps} must be at least 1.")
 
     @property
+    def is_integer(self) -> bool:
+        """Whether its state has no floats: then every device gives the same bytes."""
+        return not any(name == "real" or name[0] == "f" for name in _codes(self.state))
+
+    @property
     def id(self) -> str:
         """The Gymnasium id, e.g. `rlsys/CartPole-v0`."""
         return f"rlsys/{self.name}-v{self.version}"
+
+
+def _codes(fields: Fields) -> list[str]:
+    """The type code of each field."""
+    return [spec[0] if isinstance(spec, tuple) else spec for spec in fields.spec.values()]

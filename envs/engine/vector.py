@@ -5,6 +5,7 @@ one array (`state`, `get_state`, `set_state`), and what env i does depends on (s
 """
 
 import operator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -14,11 +15,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+import envs
 from envs.engine import kernels, rng
 from envs.engine.canvas import Canvas
 from envs.engine.jit import cycles, pure
 from envs.engine.sim import ENGINE_FIELDS, REAL, SPLITS, Sim
-from envs.registration import get_sim
 
 PARALLEL_FROM = 8192  # envs; below this, waking threads costs more than they save
 SPLIT_SALT = {"train": 0, "validation": 1, "test": 2}
@@ -43,7 +44,8 @@ class Bound(Transition):
     """A Transition whose arrays have been checked, and their addresses put down for the kernels (`SimVectorEnv.bind`)."""
 
     owner: Any = None
-    addresses: NDArray
+    addresses: Any  # on the CPU
+    views: tuple[Any, ...]  # on the GPU
 
 
 class SimVectorEnv(VectorEnv):
@@ -64,6 +66,8 @@ class SimVectorEnv(VectorEnv):
     Raises ValueError for anything else, naming it.
     """
 
+    is_resident = False  # on the CPU; see cuda.py
+
     def __init__(
         self,
         sim: Sim,
@@ -83,7 +87,6 @@ class SimVectorEnv(VectorEnv):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": sim.frame_rate}
         self.metadata["autoreset_mode"] = mode = _autoreset_mode(autoreset_mode)
         _one_of("split", split, SPLITS)
-        _one_of("backend", backend, BACKENDS)
         _one_of("precision", precision, REAL)
         _one_of("render_mode", render_mode, (None, "rgb_array"))
         num_envs = _integer("num_envs", num_envs, 1, INT32_MAX)
@@ -95,12 +98,9 @@ class SimVectorEnv(VectorEnv):
         num_levels = _integer("num_levels", num_levels, 0, all_levels)
         sim.params.check(params or {})
 
-        if kernels.JIT_DISABLED:
-            backend = "python"
-        elif backend == "auto":
-            backend = "parallel" if num_envs >= PARALLEL_FROM and numba.get_num_threads() > 1 else "serial"
         self.sim, self.num_envs, self.render_mode = sim, num_envs, render_mode
-        self.backend, self.precision, self.split, self.copy = backend, precision, split, copy
+        self.precision, self.split, self.copy = precision, split, copy
+        self._kernels = self._load(backend)
         self.max_episode_steps = max_episode_steps or sim.max_episode_steps
         self.single_observation_space, self.single_action_space = sim.observation_space, sim.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -114,10 +114,9 @@ class SimVectorEnv(VectorEnv):
         self._params = np.zeros(num_envs if per_env else 1, sim.params.dtype(precision))
         self._stride = int(per_env and num_envs > 1)
         self._levels = (first_level, (num_levels or all_levels) if sim.levels else 0)
-        threads = numba.get_num_threads() if backend == "parallel" else 1
+        threads = numba.get_num_threads() if self.backend == "parallel" else 1
         self._chunk = max(1, -(-num_envs // threads))
         self._next_step = mode is AutoresetMode.NEXT_STEP
-        self._kernels = kernels.load(sim, backend, precision)
         self._ended = np.zeros(num_envs, bool)
         self.valid: NDArray | None = None
         self._discrete = not isinstance(sim.action_space, gymnasium.spaces.Box)
@@ -125,9 +124,8 @@ class SimVectorEnv(VectorEnv):
         self._action_shape = (num_envs, *(sim.action_space.shape or ()))
         self._seed = np.zeros(1, np.uint64)
         self._seed_episode_streams(seed)
-        self._out: Any = self.arrays()
-        self._out = self._bound = self.bind(self._out)
         self._step: Any = None  # the kernel, once it is compiled
+        self._bound: Bound = None  # type: ignore[assignment]  # what the last step was written into
 
     # -- Gymnasium's API ---------------------------------------------------------------------------------------------
 
@@ -137,10 +135,7 @@ class SimVectorEnv(VectorEnv):
         seed: restart all random streams from it (None: go on with the present ones).
         options: `reset_mask` (N,) bool: only these envs; `level`: an int or (N,) ints to play instead of drawn ones.
         """
-        options = options or {}
-        if unknown := set(options) - {"reset_mask", "level"}:
-            raise ValueError(f"reset options {sorted(unknown)} are unknown. Known: reset_mask, level.")
-        mask, levels = self._reset_mask(options.get("reset_mask")), self._forced_levels(options.get("level"))
+        mask, levels = self._read_options(options)
         if seed is not None:
             self._seed_episode_streams(seed)
         with np.errstate(over="ignore"):  # pure Python's unsigned integers warn as they wrap around
@@ -157,8 +152,7 @@ class SimVectorEnv(VectorEnv):
         info: empty, or, if episodes ended, `final_obs` and `episode` (`r` return, `l` length) with their row masks.
         All arrays are the env's own, or those of `out`, unless it was made with copy=True.
         """
-        if out is None:
-            out = self._out
+        out = self._out if out is None else out
         if self._next_step:
             ended = self.advance(actions, out)
         else:  # the same, in place: with a handful of envs, a call is a tenth of all the time
@@ -210,8 +204,8 @@ class SimVectorEnv(VectorEnv):
             return out
         if not isinstance(out, Transition):
             raise ValueError(f"out is a {type(out).__name__}, not a Transition, as `arrays` makes them.")
-        for name, array, own in zip(Transition._fields, out, self._out, strict=True):
-            _check_array(name, array, own)
+        for (name, wanted), array in zip(self._shapes().items(), out, strict=True):
+            _check_array(name, array, *wanted)
         bound = Bound(*out)
         bound.owner, bound.addresses = self, self._addresses(out)
         return bound
@@ -222,17 +216,7 @@ class SimVectorEnv(VectorEnv):
 
     def arrays(self) -> Transition:
         """Fresh arrays of the right shapes for `step(..., out=...)`."""
-        n, space = self.num_envs, self.single_observation_space
-        shape = (n, *(space.shape or ()))
-        return Transition(
-            obs=np.zeros(shape, space.dtype),
-            reward=np.zeros(n, REAL[self.precision]),
-            terminated=np.zeros(n, bool),
-            truncated=np.zeros(n, bool),
-            final_obs=np.zeros(shape, space.dtype),
-            episode_return=np.zeros(n, np.float64),
-            episode_length=np.zeros(n, np.int64),
-        )
+        return Transition(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in self._shapes().items()})
 
     @property
     def state(self) -> NDArray:
@@ -265,15 +249,14 @@ class SimVectorEnv(VectorEnv):
     def observe(self, out: NDArray | None = None) -> NDArray:
         """The observations (N, ...) of the state as it stands. ValueError if the sim calls a state invalid."""
         obs = self._out.obs if out is None else out
-        _check_array("out", obs, self._out.obs)
+        _check_array("out", obs, *self._shapes()["obs"])
         self._check_states(self._states, self._params)
         self._kernels.observe_batch(self._rows(self._states), self._rows(self._params), self._stride, obs)
         return obs
 
     def scripted_actions(self) -> NDArray:
         """What the sim's own baseline would do now, as `step` takes it. ValueError if the sim has none."""
-        if self.sim.scripted is None:
-            raise ValueError(f"{self.sim.name} has no scripted baseline.")
+        self._check_scripted()
         actions = np.zeros(self._action_shape, self._action_dtype)
         records = self._rows(self._states), self._rows(self._params)
         self._kernels.scripted_batch(*records, self._stride, actions.reshape(self.num_envs, -1))
@@ -281,11 +264,7 @@ class SimVectorEnv(VectorEnv):
 
     def get_state(self) -> dict[str, NDArray]:
         """Everything that decides the future, as arrays: with the same actions, `set_state` replays the same steps."""
-        return {
-            "states": self._states.view(np.uint8).copy(),
-            "params": self._params.view(np.uint8).copy(),
-            "seed": self._seed.view(np.int64).copy(),
-        }
+        return self._snapshot(self._states, self._params)
 
     def set_state(self, state: dict[str, NDArray], obs: NDArray | None = None) -> None:
         """Restore what `get_state` returned, from an env of the same sim, number of envs, precision and parameters.
@@ -293,15 +272,9 @@ class SimVectorEnv(VectorEnv):
         obs (N, ...), if given, is filled with the observations. ValueError, and nothing changes, if the snapshot is of
         another env or the sim calls a state invalid.
         """
-        theirs = {}
-        for name, mine in (("states", self._states), ("params", self._params)):
-            theirs[name] = np.array(state[name], np.uint8).reshape(-1)
-            if theirs[name].nbytes != mine.nbytes:
-                raise ValueError(
-                    f"{name}: snapshot has {theirs[name].nbytes} bytes, this env {mine.nbytes}; it is of another env."
-                )
-        self._check_states(theirs["states"].view(self._states.dtype), theirs["params"].view(self._params.dtype))
-        self._states.view(np.uint8)[:], self._params.view(np.uint8)[:] = theirs["states"], theirs["params"]
+        states, params = self._checked_snapshot(state)
+        self._check_states(states, params)
+        self._states[:], self._params[:] = states, params
         self._seed[:] = np.asarray(state["seed"], np.int64).view(np.uint64)
         self.observe(obs)
 
@@ -310,11 +283,36 @@ class SimVectorEnv(VectorEnv):
         if self.sim.draw is None:
             raise ValueError(f"{self.sim.name} has no draw function, so it cannot be rendered.")
         canvas = Canvas(size, size)
-        params = self._params.view(np.recarray)[i * self._stride]
-        self.sim.draw(self._states.view(np.recarray)[i], params, canvas)
+        self.sim.draw(*self._record(i), canvas)
         return canvas.pixels()
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _load(self, backend: str) -> Any:
+        """The kernels of the sim; sets `backend`."""
+        _one_of("backend", backend, BACKENDS)
+        if kernels.JIT_DISABLED:
+            backend = "python"
+        elif backend == "auto":
+            backend = "parallel" if self.num_envs >= PARALLEL_FROM and numba.get_num_threads() > 1 else "serial"
+        self.backend = backend
+        return kernels.load(self.sim, backend, self.precision)
+
+    @cached_property
+    def _out(self) -> Any:
+        """The env's own arrays, bound."""
+        return self.bind(self.arrays())
+
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each array of a Transition."""
+        n, space = self.num_envs, self.single_observation_space
+        obs, flags = ((n, *(space.shape or ())), np.dtype(space.dtype)), ((n,), np.dtype(bool))
+        reward, returns, lengths = (((n,), np.dtype(code)) for code in (REAL[self.precision], np.float64, np.int64))
+        return dict(zip(Transition._fields, (obs, reward, flags, flags, obs, returns, lengths), strict=True))
+
+    def _record(self, i: int) -> tuple[Any, Any]:
+        """State and parameters of env i, as `draw` takes them."""
+        return self._states.view(np.recarray)[i], self._params.view(np.recarray)[i * self._stride]
 
     def _rows(self, records: NDArray) -> NDArray:
         """Records as the kernels take them: plain Python reads `s.x` only from a recarray."""
@@ -366,6 +364,13 @@ class SimVectorEnv(VectorEnv):
                 raise ValueError(f"params.{name} has shape {np.shape(value)}; expected a number or ({self.num_envs},).")
             self._params[name] = value
 
+    def _read_options(self, options: dict[str, Any] | None) -> tuple[NDArray, NDArray]:
+        """Which envs `reset` is to reset (N,), and the level (N,) to play in each: -1 leaves it to the random stream."""
+        options = options or {}
+        if unknown := set(options) - {"reset_mask", "level"}:
+            raise ValueError(f"reset options {sorted(unknown)} are unknown. Known: reset_mask, level.")
+        return self._reset_mask(options.get("reset_mask")), self._forced_levels(options.get("level"))
+
     def _reset_mask(self, mask) -> NDArray:
         if mask is None:
             return np.ones(self.num_envs, bool)
@@ -409,9 +414,35 @@ class SimVectorEnv(VectorEnv):
         """Raise ValueError if the sim must not see one of these states. Sims without `valid` take any."""
         if self.sim.valid is None:
             return
-        invalid = self._kernels.invalid_state(self._rows(states), self._rows(params), self._stride)
-        if invalid >= 0:
-            raise ValueError(f"the state of env {invalid} is not a valid state of {self.sim.name}.")
+        self._refuse_invalid(self._kernels.invalid_state(self._rows(states), self._rows(params), self._stride))
+
+    def _refuse_invalid(self, env: int) -> None:
+        if env >= 0:
+            raise ValueError(f"the state of env {env} is not a valid state of {self.sim.name}.")
+
+    def _check_scripted(self) -> None:
+        if self.sim.scripted is None:
+            raise ValueError(f"{self.sim.name} has no scripted baseline.")
+
+    def _snapshot(self, states: NDArray, params: NDArray) -> dict[str, NDArray]:
+        """What `get_state` returns: copies of these records, as bytes."""
+        records = {"states": states, "params": params}
+        return {
+            **{name: array.view(np.uint8).copy() for name, array in records.items()},
+            "seed": self._seed.view(np.int64).copy(),
+        }
+
+    def _checked_snapshot(self, state: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
+        """The records of a snapshot; ValueError if it is of another env."""
+        theirs = []
+        for name, mine in (("states", self._states), ("params", self._params)):
+            array = np.array(state[name], np.uint8).reshape(-1)
+            if array.nbytes != mine.nbytes:
+                raise ValueError(
+                    f"{name}: snapshot has {array.nbytes} bytes, this env {mine.nbytes}; it is of another env."
+                )
+            theirs.append(array.view(mine.dtype))
+        return theirs[0], theirs[1]
 
     def _ended_mask(self, num_ended: int, actions: Any) -> NDArray:
         """The mask of envs whose episode ended; ValueError where the kernel has refused the actions."""
@@ -426,9 +457,9 @@ def _copied(info: dict[str, Any]) -> dict[str, Any]:
     return {name: _copied(value) if isinstance(value, dict) else value.copy() for name, value in info.items()}
 
 
-def make(sim: str | Sim, num_envs: int = 1, **kwargs: Any) -> SimVectorEnv:
-    """The entry point of `gymnasium.make_vec`: a SimVectorEnv that, as is Gymnasium's custom, returns copies."""
-    return SimVectorEnv(get_sim(sim), num_envs, **{"copy": True, **kwargs})
+def make(sim: str | Sim, num_envs: int = 1, *, device: str = "cpu", **kwargs: Any) -> SimVectorEnv:
+    """The entry point of `gymnasium.make_vec`: on the CPU, as is Gymnasium's custom, it returns copies."""
+    return envs.make_vec(sim, num_envs, device=device, **{"copy": device == "cpu", **kwargs})
 
 
 def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
@@ -438,11 +469,11 @@ def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
     return offered[name]
 
 
-def _check_array(name: str, array: Any, like: NDArray) -> None:
-    """Raise ValueError unless a kernel may write into `array` as it does into `like`."""
-    same = type(array) is np.ndarray and array.dtype == like.dtype and array.shape == like.shape
+def _check_array(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise ValueError unless a kernel may write into `array` as into one of `shape` and `dtype`."""
+    same = type(array) is np.ndarray and array.dtype == dtype and array.shape == shape
     if not (same and array.flags.carray):
-        raise ValueError(f"{name} is not a writable, C-contiguous array of {like.dtype} {like.shape}; see `arrays`.")
+        raise ValueError(f"{name} is not a writable, C-contiguous array of {dtype} {shape}; see `arrays`.")
 
 
 def _integer(name: str, value: Any, low: int, high: int) -> int:

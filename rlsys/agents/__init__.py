@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from rlsys.capture import Capture
 from rlsys.native import Native
 from rlsys.policy import Policy
 from rlsys.torchenv import Stopwatch, TorchEnv
@@ -21,9 +22,9 @@ AGENTS = {
     "sb3": ("rlsys.agents.sb3", "SB3"),
 }
 ENGINES = {  # see config.py
-    "ppo": ("auto", "native", "torch", "compile"),
-    "dqn": ("auto", "native", "torch", "compile"),
-    "pqn": ("auto", "torch", "compile"),
+    "ppo": ("auto", "native", "torch", "compile", "graph"),
+    "dqn": ("auto", "native", "torch", "compile", "graph"),
+    "pqn": ("auto", "torch", "compile", "graph"),
     "sb3": ("auto", "torch"),
 }
 
@@ -52,8 +53,12 @@ def build(env: TorchEnv, config: Any, seed: int, *, engine: str = "auto", thread
         raise ValueError(
             f"engine={engine} is not made for agent={config.name}. One of {', '.join(ENGINES[config.name])}."
         )
+    if engine == "graph" and env.device.type != "cuda":
+        raise ValueError(f"engine=graph is for device=cuda, and this is {env.device.type}. Use engine=auto.")
     module, name = AGENTS[config.name]
-    options = {"engine": engine, "threads": threads} if "native" in ENGINES[config.name] else {}
+    options: dict[str, Any] = {"engine": engine} if "graph" in ENGINES[config.name] else {}
+    if "native" in ENGINES[config.name]:
+        options["threads"] = threads
     agent = getattr(importlib.import_module(module), name)(env, config, seed, **options)
     if engine == "compile":
         agent.loss = compiled(agent.loss)
@@ -95,6 +100,38 @@ def exploration(
     shape = (steps, env.num_envs)
     explore = torch.rand(shape, generator=generator, device=env.device) < epsilon
     return explore, torch.randint(env.action_spec.n, shape, generator=generator, device=env.device)
+
+
+def permutations(
+    order: torch.Tensor, env: TorchEnv, valid: torch.Tensor, batch_size: int, generator: torch.Generator
+) -> list[torch.Tensor]:
+    """Minibatches: indices [B] into a flattened rollout, for each row of order [n_epochs, T N] a new permutation of all steps.
+
+    It is written into that row, of which the minibatches are views; but where not all steps are experience, `valid` [T, N],
+    they are new tensors.
+    """
+    if not env.has_resets:
+        rows = [torch.randperm(len(row), generator=generator, out=row) for row in order]
+    else:
+        samples = valid.flatten().nonzero().flatten()
+        new = [torch.randperm(len(samples), generator=generator, device=samples.device) for _ in order]
+        rows = [samples[at] for at in new if len(at)]
+    return [at for row in rows for at in row.split(batch_size)]
+
+
+def adam(parameters: list[torch.nn.Parameter], capture: Capture, epsilon: float = 1e-8) -> torch.optim.Optimizer:
+    """Adam, fused; its learning rate (`set_learning_rate`) and step counts such that a graph sees them change."""
+    learning_rate: Any = torch.zeros((), device=capture.device) if capture.is_wanted else 0.0
+    capturable = capture.device.type == "cuda"
+    return torch.optim.Adam(parameters, lr=learning_rate, eps=epsilon, fused=True, capturable=capturable)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    group = optimizer.param_groups[0]
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(value)
+    else:
+        group["lr"] = value
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer | Native) -> dict[str, Any]:

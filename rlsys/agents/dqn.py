@@ -103,7 +103,6 @@ class DQN:
         if c.normalize_observations:  # last: all of an iteration sees the same normaliser
             self.policy.encoder.update_norm(self.replay.newest(rounds).obs)
         return {
-            **self.env.metrics(),
             "rollout/exploration_rate": epsilon,
             **(dict(zip(LOGS, logs.mean(0), strict=True)) if len(logs) else {}),
             "train/learning_rate": learning_rate,

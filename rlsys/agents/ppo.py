@@ -5,7 +5,6 @@ estimate advantages, take n_epochs passes of minibatch gradient steps on the cli
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlsys import returns
-from rlsys.agents import is_native, load_optimizer_state, optimizer_state, ppo_rules
+from rlsys.agents import (
+    adam,
+    is_native,
+    load_optimizer_state,
+    optimizer_state,
+    permutations,
+    ppo_rules,
+    set_learning_rate,
+)
 from rlsys.buffers import action_tensor
+from rlsys.capture import Capture
 from rlsys.config import PPOConfig
 from rlsys.native import Native, Rollout, choose_threads, norm_of, reason_against
 from rlsys.networks import Encoder, RunningNorm, linear, mlp
@@ -43,8 +51,8 @@ class PPO:
     def __init__(
         self, env: TorchEnv, config: PPOConfig, seed: int, *, engine: str = "torch", threads: int | None = None
     ):
-        """engine: "torch", "native" (MLPs on the CPU, compiled: see native.py), or "auto": native where it can be.
-        threads: of the native engine; None leaves it to choose."""
+        """engine: "torch", "native" (MLPs on the CPU, compiled: see native.py), "graph" (on a GPU: see capture.py), or "auto":
+        native or graph where it can be. threads: of the native engine; None leaves it to choose."""
         self.env, self.config, device = env, config, env.device
         spec = PolicySpec(
             obs=env.obs_spec,
@@ -61,9 +69,8 @@ class PPO:
             self.critic = Critic(self.policy.encoder, config.hidden, config.activation).to(device)
         self.parameters = [*self.policy.parameters(), *self.critic.parameters()]
         self.native = self.make_native(engine, threads)
-        self.optimizer: Any = self.native or torch.optim.Adam(
-            self.parameters, lr=config.learning_rate, eps=ADAM_EPSILON, fused=True
-        )
+        self.capture = Capture(engine, device)
+        self.optimizer: Any = self.native or adam(self.parameters, self.capture, epsilon=ADAM_EPSILON)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.return_norm = RunningNorm([]).to(device)
         self.return_carry = torch.zeros(env.num_envs, device=device)
@@ -77,6 +84,7 @@ class PPO:
         self.obs = torch.zeros((length + 1, *env.obs.shape), dtype=env.obs_dtype, device=device)
         self.action = action_tensor(env.action_spec, length, n, device=device)
         self.log_prob = torch.zeros(length, n, device=device)
+        self.noise = torch.zeros(length, n, env.action_spec.size, device=device)
         rows = [type(self.rollout)(*row) for row in zip(*self.rollout, strict=True)]
         self.slots = [env.bind(row._replace(obs=self.obs[t + 1])) for t, row in enumerate(rows)]
         self.fused = None
@@ -89,6 +97,14 @@ class PPO:
         low, half = self.policy.low.numpy(force=True), 0.5 * (self.policy.high - self.policy.low).numpy(force=True)
         self.box = (low, half, self.policy.is_bounded)
 
+        # on a GPU, three graphs
+        self.play = self.capture(self.act_and_step, env.reason_against_graph())
+        self.estimate = self.capture(self.advantages)
+        self.fit = self.capture(
+            self.torch_steps, config.target_kl and "target_kl is looked at after each gradient step"
+        )
+        self.order = torch.zeros(config.n_epochs, length * n, dtype=torch.int64, device=device)
+
     # -- one iteration -----------------------------------------------------------------------------------------------
 
     def iterate(self, progress: float) -> dict[str, Any]:
@@ -99,23 +115,33 @@ class PPO:
 
         self.collect()
         with self.learning:
-            value, advantage, target = self.advantages()
+            value, advantage, target = self.estimate()
             metrics = self.update(value, advantage, target, learning_rate, clip_range)
             self.policy.encoder.update_norm(self.obs[:-1])  # last: the update saw what the rollout saw
-        return {**self.env.metrics(), **metrics}
+        return metrics
 
     @torch.no_grad()
     def collect(self) -> None:
         """Act for n_steps; fills obs, action, log_prob and rollout."""
         self.obs[0].copy_(self.env.obs)
-        noise = self.noise()
-        if self.fused:
-            self.collect_fused(noise.numpy())
+        if self.policy.spec.rule == "categorical":
+            self.noise.exponential_(generator=self.generator)
         else:
-            for t, slot in enumerate(self.slots):
-                self.act(self.obs[t], noise[t], self.action[t], self.log_prob[t])
-                self.env.step(self.policy.to_env(self.action[t]), slot)
+            self.noise.normal_(generator=self.generator)
+        if self.fused:
+            self.collect_fused(self.noise.numpy())
+        else:
+            self.play()
+            self.env.obs = self.obs[-1]
         self.steps += self.log_prob.numel()
+
+    def act_and_step(self) -> None:
+        """The same, given the first observation and what decides the actions: exponential or normal `noise`."""
+        for t, slot in enumerate(self.slots):
+            self.act(self.obs[t], self.noise[t], self.action[t], self.log_prob[t])
+            self.env.step(self.policy.to_env(self.action[t]), slot)
+        if self.env.is_resident:
+            self.env.count(self.rollout.episode_return, self.rollout.episode_length)
 
     def collect_fused(self, noise: NDArray) -> None:
         """The same, and V(obs) as well, in one call of a compiled kernel."""
@@ -132,12 +158,6 @@ class PPO:
         step = (*(x.numpy() for x in tensors), returns_, lengths)
         seconds = self.fused(norm_of(self.policy.encoder), noise, rows_of, step, self.box)
         self.env.took(self.obs[-1], returns_, lengths, seconds)
-
-    def noise(self) -> Tensor:
-        """What decides the actions of a rollout: [T, N, A] exponential (discrete actions) or normal numbers."""
-        noise = torch.empty(*self.log_prob.shape, self.env.action_spec.size, device=self.env.device)
-        discrete = self.policy.spec.rule == "categorical"
-        return noise.exponential_(generator=self.generator) if discrete else noise.normal_(generator=self.generator)
 
     def act(self, obs: Tensor, noise: Tensor, action: Tensor, log_prob: Tensor) -> None:
         """Fill action [N] or [N, A] and log_prob [N], given obs [N, *O] and noise [N, A]."""
@@ -172,8 +192,14 @@ class PPO:
         self, value: Tensor, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
     ) -> dict[str, Any]:
         """n_epochs passes over the rollout in shuffled minibatches; returns the means of the losses over all of them."""
-        logs = self.native_steps if self.native else self.torch_steps
-        means = logs(advantage, target, learning_rate, clip_range)
+        if self.native:
+            means, taken = self.native_steps(advantage, target, learning_rate, clip_range)
+        else:
+            set_learning_rate(self.optimizer, learning_rate)
+            means, taken = self.fit(
+                advantage, target, self.capture.number("clip_range", clip_range), *self.minibatches()
+            )
+        self.updates += taken
         spread = (target - value).var() / target.var()
         return {
             **means,
@@ -185,15 +211,14 @@ class PPO:
         }
 
     def torch_steps(
-        self, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
-    ) -> dict[str, Tensor]:
-        """The gradient steps, by torch's automatic differentiation; returns the means of what `loss` logs."""
+        self, advantage: Tensor, target: Tensor, clip_range: float | Tensor, *minibatches: Tensor
+    ) -> tuple[dict[str, Tensor], int]:
+        """The gradient steps, by torch's automatic differentiation; returns the means of what `loss` logs, and how many."""
         c = self.config
-        self.optimizer.param_groups[0]["lr"] = learning_rate
         obs, action, log_prob = (x.flatten(0, 1) for x in (self.obs[:-1], self.action, self.log_prob))
         flat_advantage, flat_target = advantage.flatten(), target.flatten()
         logs: list[dict[str, Tensor]] = []
-        for at in self.minibatches():
+        for at in minibatches:
             loss, log = self.loss(obs[at], action[at], log_prob[at], flat_advantage[at], flat_target[at], clip_range)
             if c.target_kl is not None and log["train/approx_kl"] > 1.5 * c.target_kl:  # waits for the device
                 break
@@ -202,26 +227,24 @@ class PPO:
             log["train/grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, c.max_grad_norm)
             self.optimizer.step()
             logs.append(log)
-        self.updates += len(logs)
-        return {name: torch.stack([log[name] for log in logs]).mean() for name in (logs[0] if logs else ())}
+        return {name: torch.stack([log[name] for log in logs]).mean() for name in (logs[0] if logs else ())}, len(logs)
 
     @torch.no_grad()
     def native_steps(
         self, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], int]:
         """The same gradient steps, in one call of a compiled kernel, with the derivatives of ppo_rules.py."""
         assert self.native
         batches = [at.numpy() for at in self.minibatches()]
         arrays, options = self.native_samples(advantage, target, learning_rate, clip_range)
         logs = self.native.fit(batches, *arrays, **options)
-        self.updates += len(logs)
         if len(logs) == 0:
-            return {}
+            return {}, 0
         c = self.config
         means = dict(zip((*ppo_rules.LOGS, "train/grad_norm"), torch.from_numpy(logs.mean(0)), strict=True))
         entropy_loss, policy_loss = means["train/entropy_loss"], means["train/policy_gradient_loss"]
         means["train/loss"] = policy_loss + c.vf_coef * means["train/value_loss"] + c.ent_coef * entropy_loss
-        return means
+        return means, len(logs)
 
     def native_samples(
         self, advantage: Tensor, target: Tensor, learning_rate: float, clip_range: float
@@ -239,7 +262,13 @@ class PPO:
         }
 
     def loss(
-        self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor, clip_range: float
+        self,
+        obs: Tensor,
+        action: Tensor,
+        old_log_prob: Tensor,
+        advantage: Tensor,
+        target: Tensor,
+        clip_range: float | Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped objective on a minibatch ([B, ...] each), to be minimised:
 
@@ -288,7 +317,7 @@ class PPO:
         if self.fused:
             return self.final_value_of
         value = torch.zeros_like(self.log_prob)
-        if truncated.device.type != "cpu":  # on a device all of them: choosing would wait for it
+        if self.capture.is_blind:  # all of them
             return self.values(self.rollout.final_obs) * truncated
         if truncated.any():
             value[truncated] = self.value(self.rollout.final_obs[truncated])
@@ -298,7 +327,8 @@ class PPO:
         """Rewards divided by the running standard deviation of the discounted return, if asked for."""
         if not self.config.normalize_rewards:
             return reward
-        sums, self.return_carry = returns.discounted_sums(reward, ended, self.return_carry, self.config.gamma)
+        sums, carry = returns.discounted_sums(reward, ended, self.return_carry, self.config.gamma)
+        self.return_carry.copy_(carry)
         self.return_norm.update(sums)
         return (reward / (self.return_norm.var.float() + 1e-8).sqrt()).clamp(-10.0, 10.0)
 
@@ -313,14 +343,9 @@ class PPO:
         threads = threads or choose_threads(self.config.batch_size)
         return Native(networks, free, rule, self.parameters, threads)
 
-    def minibatches(self) -> Iterator[Tensor]:
+    def minibatches(self) -> list[Tensor]:
         """Indices [B] into the flattened rollout: each epoch a new permutation of all steps that are experience."""
-        samples = torch.arange(self.log_prob.numel(), device=self.log_prob.device)
-        if self.env.has_resets:
-            samples = samples[self.rollout.valid.flatten()]
-        for _ in range(self.config.n_epochs):
-            order = torch.randperm(len(samples), generator=self.generator, device=samples.device)
-            yield from samples[order].split(self.config.batch_size)
+        return permutations(self.order, self.env, self.rollout.valid, self.config.batch_size, self.generator)
 
     def std(self) -> dict[str, Tensor]:
         if self.policy.spec.rule != "gaussian":
@@ -350,6 +375,6 @@ class PPO:
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.return_norm.load_state_dict(state["return_norm"])
-        self.return_carry = state["return_carry"].to(self.env.device)
+        self.return_carry.copy_(state["return_carry"])
         self.env.load_state(state["env"])
         self.steps, self.updates = state["steps"], state["updates"]

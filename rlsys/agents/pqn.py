@@ -6,15 +6,15 @@ buffer nor a target network: many envs side by side make the samples diverse, an
 diverging.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlsys import returns
-from rlsys.agents import exploration, load_optimizer_state, optimizer_state
+from rlsys.agents import exploration, load_optimizer_state, optimizer_state, permutations, set_learning_rate
 from rlsys.buffers import action_tensor
+from rlsys.capture import Capture
 from rlsys.config import PQNConfig
 from rlsys.policy import Policy, PolicySpec
 from rlsys.torchenv import Stopwatch, TorchEnv
@@ -23,7 +23,8 @@ from rlsys.torchenv import Stopwatch, TorchEnv
 class PQN:
     """The agent: `iterate(progress)` makes `policy` better."""
 
-    def __init__(self, env: TorchEnv, config: PQNConfig, seed: int):
+    def __init__(self, env: TorchEnv, config: PQNConfig, seed: int, *, engine: str = "torch"):
+        """engine: "torch", or "graph" (on a GPU: see capture.py), or "auto": graph where it can be."""
         if not env.action_spec.n:
             raise ValueError(
                 "agent=pqn needs a Discrete action space, and this one is a Box. Use agent=ppo, or agent=sb3 with SAC."
@@ -43,9 +44,11 @@ class PQN:
             torch.manual_seed(seed)
             self.policy = Policy(spec).to(device)
         self.parameters = list(self.policy.parameters())
+        self.capture = Capture(engine, device)
         # There is no fused RAdam; `capturable` keeps its step counts on the device, where nothing has to wait for them.
+        learning_rate: Any = torch.zeros((), device=device) if self.capture.is_wanted else 0.0
         self.optimizer = torch.optim.RAdam(
-            self.parameters, lr=config.learning_rate, foreach=True, capturable=device.type == "cuda"
+            self.parameters, lr=learning_rate, foreach=True, capturable=self.capture.is_wanted or device.type == "cuda"
         )
         self.generator = torch.Generator(device).manual_seed(seed)
         self.steps = 0  # environment steps, all envs together
@@ -60,6 +63,14 @@ class PQN:
         self.action = action_tensor(env.action_spec, length, n, device=device)
         rows = [type(self.rollout)(*row) for row in zip(*self.rollout, strict=True)]
         self.slots = [env.bind(row._replace(obs=self.obs[t + 1])) for t, row in enumerate(rows)]
+        self.explore = torch.zeros(length, n, dtype=torch.bool, device=device)
+        self.random_action = torch.zeros_like(self.action)
+
+        # on a GPU, three graphs
+        self.play = self.capture(self.act_and_step, env.reason_against_graph())
+        self.aim = self.capture(self.targets)
+        self.fit = self.capture(self.gradient_steps)
+        self.order = torch.zeros(config.n_epochs, length * n, dtype=torch.int64, device=device)
 
     # -- one iteration -----------------------------------------------------------------------------------------------
 
@@ -68,14 +79,13 @@ class PQN:
         c = self.config
         epsilon = returns.linear(c.exploration_initial_eps, c.exploration_final_eps, c.exploration_fraction, progress)
         learning_rate = c.learning_rate * (1.0 - progress if c.learning_rate_schedule == "linear" else 1.0)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        set_learning_rate(self.optimizer, learning_rate)
 
         self.collect(epsilon)
         with self.learning:
-            metrics = self.update(self.targets())
+            metrics = self.update(self.aim())
             self.policy.encoder.update_norm(self.obs[:-1])  # last: the update saw what the rollout saw
         return {
-            **self.env.metrics(),
             "rollout/exploration_rate": epsilon,
             **metrics,
             "train/learning_rate": learning_rate,
@@ -87,12 +97,21 @@ class PQN:
         """Act epsilon-greedily for n_steps; fills obs, value, action and rollout."""
         self.obs[0].copy_(self.env.obs)
         explore, random_action = exploration(len(self.slots), self.env, epsilon, self.generator)
+        self.explore.copy_(explore)
+        self.random_action.copy_(random_action)
+        self.play()
+        self.env.obs = self.obs[-1]
+        self.steps += self.action.numel()
+
+    def act_and_step(self) -> None:
+        """The same, given the first observation and where to explore how."""
         for t, slot in enumerate(self.slots):
             self.value[t], best = self.policy(self.obs[t]).max(-1)
-            self.action[t] = torch.where(explore[t], random_action[t], best)
+            self.action[t] = torch.where(self.explore[t], self.random_action[t], best)
             self.env.step(self.action[t], slot)
         self.value[-1] = self.greedy_value(self.obs[-1])
-        self.steps += self.action.numel()
+        if self.env.is_resident:
+            self.env.count(self.rollout.episode_return, self.rollout.episode_length)
 
     @torch.no_grad()
     def targets(self) -> Tensor:
@@ -105,17 +124,22 @@ class PQN:
 
     def update(self, target: Tensor) -> dict[str, Tensor]:
         """n_epochs passes over the rollout in shuffled minibatches; returns the means of what `loss` logs over all of them."""
+        metrics, taken = self.fit(target, *self.minibatches())
+        self.updates += taken
+        return metrics
+
+    def gradient_steps(self, target: Tensor, *minibatches: Tensor) -> tuple[dict[str, Tensor], int]:
+        """A gradient step on each minibatch; returns the means of what `loss` logs, and how many they were."""
         obs, action, target = (x.flatten(0, 1) for x in (self.obs[:-1], self.action, target))
         logs: list[dict[str, Tensor]] = []
-        for at in self.minibatches():
+        for at in minibatches:
             loss, log = self.loss(obs[at], action[at], target[at])
             self.optimizer.zero_grad()
             loss.backward()
             log["train/grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
             self.optimizer.step()
             logs.append(log)
-        self.updates += len(logs)
-        return {name: torch.stack([log[name] for log in logs]).mean() for name in (logs[0] if logs else ())}
+        return {name: torch.stack([log[name] for log in logs]).mean() for name in (logs[0] if logs else ())}, len(logs)
 
     def loss(self, obs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The squared error on a minibatch ([B, ...] each), to be minimised: L = E[(Q(s, a) - target)^2] / 2."""
@@ -132,20 +156,15 @@ class PQN:
     def final_values(self, truncated: Tensor) -> Tensor:
         """max_a Q of the last observation of truncated episodes, 0 elsewhere: [T, N]."""
         final_obs, value = self.rollout.final_obs, torch.zeros_like(self.value[:-1])
-        if truncated.device.type != "cpu":  # on a device all of them: choosing would wait for it
+        if self.capture.is_blind:  # all of them
             return self.greedy_value(final_obs.flatten(0, 1)).view_as(value) * truncated
         if truncated.any():
             value[truncated] = self.greedy_value(final_obs[truncated])
         return value
 
-    def minibatches(self) -> Iterator[Tensor]:
+    def minibatches(self) -> list[Tensor]:
         """Indices [B] into the flattened rollout: each epoch a new permutation of all steps that are experience."""
-        samples = torch.arange(self.action.numel(), device=self.action.device)
-        if self.env.has_resets:
-            samples = samples[self.rollout.valid.flatten()]
-        for _ in range(self.config.n_epochs if len(samples) else 0):
-            order = torch.randperm(len(samples), generator=self.generator, device=samples.device)
-            yield from samples[order].split(self.config.batch_size)
+        return permutations(self.order, self.env, self.rollout.valid, self.config.batch_size, self.generator)
 
     # -- resuming ----------------------------------------------------------------------------------------------------
 

@@ -140,7 +140,7 @@ class SB3:
                 if self.policy.spec.normalize:
                     self.policy.encoder.update_norm(torch.as_tensor(seen, device=self.device))
         recorded = {tag: np.asarray(value).item() for tag, value in model.logger.name_to_value.items()}
-        return {**self.env.metrics(), **recorded}
+        return recorded
 
     def on_policy_turn(self) -> NDArray:
         """A rollout and an update; returns the observations of the rollout."""
@@ -247,7 +247,7 @@ class Worlds(VecEnv):
         self.actions = torch.as_tensor(actions, device=self.policy.low.device)
 
     def step_wait(self) -> tuple[NDArray, NDArray, NDArray, list[dict[str, Any]]]:
-        step, arrays = self.slot
+        step, arrays, _ = self.slot
         ended = self.env.step(self.policy.to_env(self.actions), self.slot)
         infos: list[dict[str, Any]] = [{}] * self.num_envs
         if ended is not None:

@@ -250,7 +250,7 @@ def test_gymnasiums_cartpole_gives_the_same_metrics_in_whatever_mode_it_is_reset
     pqn = build(TorchEnv(GymVectorEnv(made)), CONFIG, seed=0)
     for _ in range(3):
         metrics = pqn.iterate(0.0)
-    assert metrics["rollout/episodes"] > 0
+    assert pqn.env.metrics()["rollout/episodes"] > 0
     assert metrics["train/n_updates"] == pqn.updates >= 3 * 2 * 5
     assert all(np.isfinite(float(value)) for value in metrics.values())
 

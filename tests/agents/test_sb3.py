@@ -246,7 +246,7 @@ def test_ppo_learns_to_balance():
     learner = agent("PPO", env, given)
     while learner.steps < 50_000:
         metrics = learner.iterate(learner.steps / 50_000)
-        if metrics.get("rollout/ep_rew_mean", 0.0) > 150:
+        if env.metrics().get("rollout/ep_rew_mean", 0.0) > 150:
             return
     raise AssertionError(metrics)
 
