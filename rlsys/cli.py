@@ -7,6 +7,7 @@ Hydra.
 import argparse
 import contextlib
 import gc
+import importlib
 import json
 import math
 import os
@@ -14,9 +15,12 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+CHECKED_ENVS = 100  # side by side in `envs --check`
 
 OK, FAILED, USAGE, LOCKED, STORAGE, MEMORY, DEVICE, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 75, 130
 
@@ -28,7 +32,7 @@ usage: rlsys VERB [arguments]
   replay RUN              record GIF and MP4, or --terminal to watch here
   tune-speed [key=value ...]  which num_envs, threads, engine and device are fastest here
   runs                    the runs there are: score, speed, status
-  envs [NAME]             what can be trained on
+  envs [NAME]             what can be trained on; --check compares a sim's steps on several devices
   board [RUN]             TensorBoard
 
 RUN is a folder, a glob, or `latest`. `rlsys VERB --help` says more; --json prints tables as JSON.
@@ -616,11 +620,20 @@ def shown_run(row: dict[str, Any]) -> dict[str, str]:
 def envs(argv: list[str]) -> int:
     made = parser("envs", "List the sims, or show one; any Gymnasium id can be trained on too (env=gymnasium).")
     made.add_argument("name", nargs="?", help="a sim, whose reference page is printed")
+    made.add_argument(
+        "--check", action="store_true", help="compare its steps on several devices; NAME may be module:SIM"
+    )
+    made.add_argument(
+        "--devices", default="cpu,cuda", help="for --check: of cpu, parallel, python, cuda (default %(default)s)"
+    )
+    made.add_argument("--transitions", type=int, default=10_000, help="for --check: how many (default %(default)s)")
     made.add_argument("--json", action="store_true", help="print JSON")
     args = made.parse_args(argv)
 
     import envs as worlds
 
+    if args.check:
+        return check_sim(args)
     try:
         names = worlds.sims() if args.name is None else [args.name]
         rows = [env_row(name, worlds.get_sim(name)) for name in names]
@@ -633,6 +646,46 @@ def envs(argv: list[str]) -> int:
     else:
         table(None, [shown_env(row, worlds.get_sim(row["env"])) for row in rows])
     return OK
+
+
+def check_sim(args: argparse.Namespace) -> int:
+    """`rlsys envs --check`: does the sim do the same on all devices?"""
+    import envs as worlds
+
+    first, *others = devices = args.devices.split(",")
+    if args.name is None or not others:
+        raise UsageError(
+            "envs --check needs a sim and two devices or more, such as: envs --check snake --devices cpu,cuda"
+        )
+    if "cuda" in devices and not worlds.has_gpu():
+        os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # numba has not been imported yet
+        print("cuda: there is no GPU here; this is numba-cuda's simulator of one", file=sys.stderr)
+
+    from envs.engine.check import compare
+
+    steps = max(1, args.transitions // CHECKED_ENVS)
+    try:
+        sim = imported_sim(args.name) if ":" in args.name else worlds.get_sim(args.name)
+        reports = [compare(sim, (first, other), num_envs=CHECKED_ENVS, steps=steps) for other in others]
+    except (ValueError, ModuleNotFoundError) as error:
+        raise UsageError(str(error)) from None
+    if args.json:
+        print(json.dumps([{**asdict(report), "passed": report.passed} for report in reports]))
+    else:
+        print(*reports, sep="\n")
+    return OK if all(report.passed for report in reports) else FAILED
+
+
+def imported_sim(name: str) -> Any:
+    """The Sim that is called `module:NAME`, from the present folder too; the user has named the module."""
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"there is no sim {name!r}: {error}.") from None
+    finally:
+        sys.path.remove("")
 
 
 def sim_page(sim: Any) -> str:

@@ -11,9 +11,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
 
 class ConfigError(ValueError):
     """A key or value that a run cannot start with; the message names it and the remedy."""
@@ -166,8 +163,11 @@ class Config:
     total_timesteps: int = ranged(500_000, 1, 10**11)
     stop_when_solved: bool = False  # end at the first evaluation that reaches the env's reward threshold
     device: str = choice("auto", "cpu", "cuda")
-    # native: compiled, for small networks on the CPU (agent=ppo, agent=dqn); compile: torch.compile of the loss
-    engine: str = choice("auto", "native", "torch", "compile")
+    # native: compiled, for small networks on the CPU (agent=ppo, agent=dqn); graph: CUDA graphs, on a GPU; compile:
+    # torch.compile of the loss
+    engine: str = choice("auto", "native", "torch", "compile", "graph")
+    # how networks multiply: tf32 and bfloat16 round the factors to 11 and 8 significant bits; weights stay float32
+    matmul_precision: str = choice("float32", "tf32", "bfloat16")
     threads: int | None = ranged(None, 1, 1024)  # that learn, on the CPU; null: by the size of the work
     run_dir: str = "runs"  # where the run gets its folder
     resume: str | None = None
@@ -253,6 +253,9 @@ def _check_together(config: Config) -> None:
             f"agent.batch_size={agent.batch_size} is more than a rollout holds: num_envs={config.num_envs} x "
             f"agent.n_steps={agent.n_steps} = {config.num_envs * agent.n_steps}. Raise n_steps or num_envs, or lower batch_size."
         )
+    if config.matmul_precision != "float32" and (agent.name == "sb3" or config.engine == "native"):
+        whose = "agent=sb3" if agent.name == "sb3" else "engine=native"
+        raise ConfigError(f"matmul_precision={config.matmul_precision} cannot be with {whose}. Use float32.")
     if agent.name == "dqn" and agent.buffer_size < config.num_envs * (agent.n_step + 1):
         raise ConfigError(
             f"agent.buffer_size={agent.buffer_size} is too small for num_envs={config.num_envs} and "
@@ -292,11 +295,16 @@ def to_data(config: Any) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The text of a run's config.yaml."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_yaml(OmegaConf.create(to_data(config)))
 
 
 def load(path: Path, overrides: dict[str, Any] = {}) -> Config:
     """The Config in a run's config.yaml, with `overrides` (dotted keys) on top. ConfigError names a damaged file."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
     try:
         data: Any = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(data, dict) or not data:

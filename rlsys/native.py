@@ -33,7 +33,6 @@ import torch
 from numba import njit
 from numba.np.ufunc import parallel
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from envs.engine import kernels
@@ -347,6 +346,7 @@ class Rollout:
 def one_blas_thread() -> None:
     """The kernels' threads call SciPy's BLAS (through `np.dot`), each for itself: it must not start threads of its own."""
     import scipy.linalg.cython_blas  # noqa: F401 (a library can be limited only once it is loaded)
+    from threadpoolctl import ThreadpoolController
 
     ThreadpoolController().limit(limits=1, user_api="blas")
 

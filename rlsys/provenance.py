@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_info
-
 from rlsys import __version__
 
 PACKAGES = (
@@ -104,5 +102,7 @@ def _gpus() -> list[str] | None:
 
 def _blas() -> list[str]:
     """The BLAS libraries that are loaded, with the processor whose instructions they use: "openblas 0.3.30 SkylakeX"."""
+    from threadpoolctl import threadpool_info
+
     found = (x for x in threadpool_info() if x["user_api"] == "blas")
     return sorted({f"{x['internal_api']} {x['version']} {x.get('architecture') or ''}".strip() for x in found})

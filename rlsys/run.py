@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from rlsys.evaluate import Report, bootstrap_interval, held_out
 from rlsys.folder import Run, card, describe, label, new_folder, write_whole
 from rlsys.log import Log, Progress
 from rlsys.replay import record
-from rlsys.torchenv import Stopwatch, make_env, reward_threshold
+from rlsys.torchenv import DeviceError, Stopwatch, TorchEnv, make_env, reward_threshold
 
 
 class Preempted(Exception):
@@ -42,17 +43,18 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
 
     Raises ConfigError, Preempted after SIGTERM or Ctrl-C (saved), RunLocked, and CheckpointError if nothing can be resumed.
     """
-    with config_errors():  # before there is a folder: this agent may not be made for this env
+    with config_errors(), memory_errors(cfg):  # before there is a folder: this agent may not be made for this env
         device, why = choose_device(cfg)
         threads = set_threads(cfg)
-        env = make_env(cfg.env, cfg.num_envs, split="train", seed=cfg.seed, device=device)
-        agent = agents.build(env, cfg.agent, cfg.seed, engine=cfg.engine, threads=cfg.threads)
+        env = training_env(cfg, device)
+        agent = training_agent(cfg, env)
 
     run = resume or Run(new_folder(cfg))
-    with contextlib.closing(env), run.locked(), stop_signals() as stop:
+    with contextlib.closing(env), run.locked(), memory_errors(cfg), stop_signals() as stop:
         book = restore(run, agent, device, quiet) if resume else Book()
         start = agent.steps if resume else None
-        say(quiet, f"{run.folder}  on {device} ({why})" + (f", from step {start:,}" if resume else ""))
+        where = "" if device == "cpu" or env.is_resident else f", envs on the cpu ({reason_against_residence(cfg)})"
+        say(quiet, f"{run.folder}  on {device} ({why}){where}" + (f", from step {start:,}" if resume else ""))
         describe(run, cfg, command, {"device": device, "threads": threads, "resumed_at": start})
 
         with (
@@ -100,6 +102,17 @@ def config_errors(prefix: str = "") -> Iterator[None]:
         if type(error) not in (ValueError, RuntimeError) or is_memory:  # a CUDA or memory error is no such mistake
             raise
         raise ConfigError(f"{prefix}{error}") from error
+
+
+@contextlib.contextmanager
+def memory_errors(cfg: Config) -> Iterator[None]:
+    """Where a GPU's memory does not suffice, say what to ask for instead."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        fewer = max(1, cfg.num_envs // 2)
+        reason = str(error).partition(". Of the allocated")[0]
+        raise MemoryError(f"num_envs={cfg.num_envs}: {reason}. Try num_envs={fewer}.") from error
 
 
 def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, progress: Progress, stop: "Stop") -> None:
@@ -237,8 +250,39 @@ def summarise(run: Run, steps: int, seconds: float, book: Book, test: Report) ->
 # -- the machine ---------------------------------------------------------------------------------------------------------
 
 
+# From here on a GPU is taken. Reckoned, not measured: an iteration of PPO (32 steps, 16 minibatches) is some 1800 kernels, of
+# 2 us each if nothing else limits them, 3.5 ms; the native engine takes as long for 80 envs on two cores, 600 on sixteen.
+GPU_FROM = 512  # envs
+
+
+def training_env(cfg: Config, device: str) -> TorchEnv:
+    """The envs to train on, themselves on the GPU if they can be."""
+    resident = device == "cuda" and not reason_against_residence(cfg)
+    return make_env(cfg.env, cfg.num_envs, split="train", seed=cfg.seed, device=device, resident=resident)
+
+
+def training_agent(cfg: Config, env: TorchEnv) -> agents.Agent:
+    how: dict[str, Any] = {"engine": cfg.engine, "threads": cfg.threads, "matmul_precision": cfg.matmul_precision}
+    return agents.build(env, cfg.agent, cfg.seed, **how)
+
+
+def reason_against_residence(cfg: Config) -> str:
+    """Why the envs of `cfg` cannot live on a GPU; empty if they can."""
+    if cfg.env.name == "gymnasium":
+        return "Gymnasium's run there"
+    if cfg.agent.name == "sb3":
+        return "stable-baselines3 reads them there"
+    if cfg.env.backend != "auto":
+        return f"env.backend={cfg.env.backend}"
+    return "" if find_spec("numba_cuda") else "numba-cuda is not installed: pip install 'rlsys[gpu]'"
+
+
 def choose_device(cfg: Config) -> tuple[str, str]:
-    """The device to train on, and why: `auto` takes a GPU where there are pictures to look at, and the CPU otherwise."""
+    """The device to train on, and why.
+
+    `auto` takes a GPU for observations that are pictures, and for GPU_FROM envs or more that can live on it. Otherwise the
+    CPU: a small network on a few envs is learned faster there. `rlsys tune-speed` measures it.
+    """
     if cfg.device == "cpu":
         return "cpu", "as asked"
     if cfg.device == "cuda":
@@ -249,7 +293,11 @@ def choose_device(cfg: Config) -> tuple[str, str]:
         return "cpu", "no GPU found"
     if has_pictures(cfg):
         return "cuda", "observations are pictures"
-    return "cpu", "small networks learn faster on the CPU; device=cuda overrides"
+    if reason := reason_against_residence(cfg):
+        return "cpu", f"envs on the CPU, {reason}; device=cuda overrides"
+    if cfg.num_envs >= GPU_FROM:
+        return "cuda", f"{GPU_FROM} envs or more"
+    return "cpu", f"fewer than {GPU_FROM} envs of small observations; device=cuda overrides"
 
 
 CORES = torch.get_num_threads()  # before anybody changed it
@@ -275,10 +323,6 @@ def has_pictures(cfg: Config) -> bool:
     probe = make_env(cfg.env, 1, split="train", seed=0)
     probe.close()
     return any(part.kind in ("grid", "image") for part in probe.obs_spec.parts)
-
-
-class DeviceError(RuntimeError):
-    """The device asked for is not there."""
 
 
 @dataclass

@@ -17,10 +17,12 @@ from torch import Tensor
 
 import envs
 import envs.gym
-from envs.engine.vector import SimVectorEnv, Transition
+from envs.engine.vector import DeviceError, SimVectorEnv, Transition
 from envs.gym import check_action_space, leaves
 from rlsys.networks import ObsSpec, Part
 from rlsys.policy import ActionSpec
+
+__all__ = ["DeviceError", "Episodes", "Slot", "Step", "Stopwatch", "TorchEnv", "make_env", "reward_threshold"]
 
 EPISODE_WINDOW = 100  # rollout/ep_rew_mean is the mean over this many last episodes, as in SB3
 

@@ -15,8 +15,7 @@ import torch
 from rlsys import agents
 from rlsys.config import Config, ConfigError, resolve, to_data
 from rlsys.native import usable_cores
-from rlsys.run import set_threads
-from rlsys.torchenv import make_env
+from rlsys.run import set_threads, training_agent, training_env
 
 ENVS = (0.0625, 0.25, 1.0, 4.0, 16.0)  # times the configured num_envs
 LEAST_SECONDS = 0.3  # of measuring a candidate
@@ -45,9 +44,9 @@ def probe(cfg: Config, seconds: float) -> Probe:
     """Train as `cfg` says for some seconds, nothing kept."""
     set_threads(cfg)
     began = time.perf_counter()
-    env = make_env(cfg.env, cfg.num_envs, split="train", seed=cfg.seed, device=cfg.device)
+    env = training_env(cfg, cfg.device)
     try:
-        agent = agents.build(env, cfg.agent, cfg.seed, engine=cfg.engine, threads=cfg.threads)
+        agent = training_agent(cfg, env)
         for _ in range(WARM_UP):
             if is_learning(agent.iterate(0.0)):
                 break
@@ -103,7 +102,7 @@ def tune(cfg: Config, seconds: float = 20.0) -> Iterator[Probe]:
         for device in devices
         for engine in engines
         for k in (threads if device == "cpu" else [1])
-        if device == "cpu" or engine != "native"
+        if engine != {"cpu": "graph", "cuda": "native"}[device]
     ]
     share = max(LEAST_SECONDS, seconds / (len(ways) + len(ENVS) - 1))
 

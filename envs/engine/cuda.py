@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from envs.engine import kernels
 from envs.engine.jit import rebuilt
 from envs.engine.sim import Sim
-from envs.engine.vector import Bound, SimVectorEnv, Transition
+from envs.engine.vector import Bound, DeviceError, SimVectorEnv, Transition
 
 if find_spec("numba_cuda") is None:
     raise ModuleNotFoundError(
@@ -40,10 +40,6 @@ cuda: Any = numba_cuda
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
 THREADS = 128  # a block
 SPARE = 0.95  # of the free memory may be asked for
-
-
-class DeviceError(RuntimeError):
-    """There is no device, or not one that can be used."""
 
 
 class CudaVectorEnv(SimVectorEnv):

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 import envs
 from envs.engine import kernels, rng
-from envs.engine.canvas import Canvas
 from envs.engine.jit import cycles, pure
 from envs.engine.sim import ENGINE_FIELDS, REAL, SPLITS, Sim
 
@@ -26,6 +25,10 @@ SPLIT_SALT = {"train": 0, "validation": 1, "test": 2}
 BACKENDS = ("auto", *kernels.BACKENDS)
 INT32_MAX = 2**31 - 1
 stream_key = pure(rng.stream_key)  # called once: not worth compiling
+
+
+class DeviceError(RuntimeError):
+    """The device asked for is not there, or cannot be used."""
 
 
 class Transition(NamedTuple):
@@ -282,6 +285,8 @@ class SimVectorEnv(VectorEnv):
         """A picture of env i, (size, size, 3) uint8, drawn without a display."""
         if self.sim.draw is None:
             raise ValueError(f"{self.sim.name} has no draw function, so it cannot be rendered.")
+        from envs.engine.canvas import Canvas  # here: training needs no pictures, nor Pillow
+
         canvas = Canvas(size, size)
         self.sim.draw(*self._record(i), canvas)
         return canvas.pixels()

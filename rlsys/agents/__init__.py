@@ -47,14 +47,29 @@ class Agent(Protocol):
         """Put back what `state` returned."""
 
 
-def build(env: TorchEnv, config: Any, seed: int, *, engine: str = "auto", threads: int | None = None) -> Agent:
-    """The agent that `config` (a PPOConfig, DQNConfig, ...) describes; engine and threads as in `PPO`."""
+def build(
+    env: TorchEnv,
+    config: Any,
+    seed: int,
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    matmul_precision: str = "float32",
+) -> Agent:
+    """The agent that `config` (a PPOConfig, DQNConfig, ...) describes; engine and threads as in `PPO`.
+
+    matmul_precision: "float32", "tf32" (on a GPU) or "bfloat16", in which `iterate` multiplies matrices.
+    """
     if engine not in ENGINES[config.name]:
         raise ValueError(
             f"engine={engine} is not made for agent={config.name}. One of {', '.join(ENGINES[config.name])}."
         )
     if engine == "graph" and env.device.type != "cuda":
         raise ValueError(f"engine=graph is for device=cuda, and this is {env.device.type}. Use engine=auto.")
+    if matmul_precision == "tf32" and env.device.type != "cuda":
+        raise ValueError(f"matmul_precision=tf32 is for device=cuda, and this is {env.device.type}. Use float32.")
+    if matmul_precision != "float32" and engine == "auto" and env.device.type == "cpu":
+        engine = "torch"  # native is float32
     module, name = AGENTS[config.name]
     options: dict[str, Any] = {"engine": engine} if "graph" in ENGINES[config.name] else {}
     if "native" in ENGINES[config.name]:
@@ -62,7 +77,25 @@ def build(env: TorchEnv, config: Any, seed: int, *, engine: str = "auto", thread
     agent = getattr(importlib.import_module(module), name)(env, config, seed, **options)
     if engine == "compile":
         agent.loss = compiled(agent.loss)
+    if env.device.type == "cuda" or matmul_precision != "float32":
+        agent.iterate = multiplying(agent.iterate, matmul_precision, env.device)
     return agent
+
+
+def multiplying(function: Callable[..., Any], precision: str, device: torch.device) -> Callable[..., Any]:
+    """`function`, in which matrices are multiplied in `precision`."""
+    if precision == "bfloat16":  # no cache: it would keep roundings of weights that have since been trained
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)(function)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        try:
+            return function(*arguments, **options)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+    return call
 
 
 def is_native(engine: str, reason_against: str | None) -> bool:

@@ -135,6 +135,7 @@ class PPO:
             self.env.obs = self.obs[-1]
         self.steps += self.log_prob.numel()
 
+    @torch.no_grad()
     def act_and_step(self) -> None:
         """The same, given the first observation and what decides the actions: exponential or normal `noise`."""
         for t, slot in enumerate(self.slots):

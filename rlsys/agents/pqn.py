@@ -103,6 +103,7 @@ class PQN:
         self.env.obs = self.obs[-1]
         self.steps += self.action.numel()
 
+    @torch.no_grad()
     def act_and_step(self) -> None:
         """The same, given the first observation and where to explore how."""
         for t, slot in enumerate(self.slots):

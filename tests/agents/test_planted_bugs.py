@@ -50,7 +50,7 @@ pqn_normaliser = test_pqn.test_the_normaliser_learns_from_what_was_seen_after_th
 successors = test_dqn.test_the_replay_buffer_holds_the_last_observation_of_an_episode_as_its_successor
 
 MAX_Q = "self.value[t], best = self.policy(self.obs[t]).max(-1)"
-TAKEN = "torch.where(explore[t], random_action[t], best)[:, None]"
+TAKEN = "torch.where(self.explore[t], self.random_action[t], best)[:, None]"
 TAKEN_Q = f"q = self.policy(self.obs[t]); best = q.argmax(-1); self.value[t] = q.gather(-1, {TAKEN})[:, 0]"
 
 BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
@@ -62,7 +62,7 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("no bootstrap at the time limit", returns, "bootstrap_truncated", "final_value * ", "0 * ", by_hand),
     ("no bootstrap at the time limit", returns, "bootstrap_truncated", "final_value * ", "0 * ", ppo_values),
     ("bootstrap from the next episode", ppo.PPO, "final_values", "self.rollout.final_obs[", "self.obs[1:][", ppo_values),
-    ("learning on resets", ppo.PPO, "minibatches", "self.env.has_resets", "False", only_resets),
+    ("learning on resets", ppo, "permutations", "not env.has_resets", "True", only_resets),
     ("ratio inverted", ppo.PPO, "loss", "log_ratio.exp()", "(-log_ratio).exp()", like_sb3_ppo),
     ("clipped to the optimist's side", ppo.PPO, "loss", "torch.min(ratio", "torch.max(ratio", like_sb3_ppo),
     ("clipped at one end", ppo.PPO, "loss", "1.0 - clip_range, 1.0 + clip_range", "0.0, 1.0 + clip_range", like_sb3_ppo),
@@ -96,18 +96,18 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("time limit overlooked", pqn.PQN, "targets", "roll.terminated | roll.truncated", "roll.terminated", pqn_targets),
     ("bootstrap from the next episode", pqn.PQN, "final_values", "self.rollout.final_obs", "self.obs[1:]", pqn_values),
     ("bootstrap from the next episode", pqn.PQN, "final_values", "self.rollout.final_obs", "self.obs[1:]", pqn_targets),
-    ("value of the action taken", pqn.PQN, "collect", MAX_Q, TAKEN_Q, pqn_targets),
+    ("value of the action taken", pqn.PQN, "act_and_step", MAX_Q, TAKEN_Q, pqn_targets),
     ("value of a fixed action", pqn.PQN, "greedy_value", ".amax(-1)", "[:, 0]", pqn_targets),
-    ("worst action", pqn.PQN, "collect", ".max(-1)", ".min(-1)", pqn_targets),
+    ("worst action", pqn.PQN, "act_and_step", ".max(-1)", ".min(-1)", pqn_targets),
     ("explores when it should not", pqn, "exploration", " < epsilon", " > epsilon", pqn_explores),
     ("explores with one action only", pqn, "exploration", "env.action_spec.n,", "1,", pqn_explores),
     ("acts on the last rollout's observation", pqn.PQN, "collect", "self.obs[0].copy_(self.env.obs)", "pass", pqn_chain),
-    ("learns on the successor", pqn.PQN, "update", "self.obs[:-1]", "self.obs[1:]", pqn_ends),
-    ("gradients pile up", pqn.PQN, "update", "self.optimizer.zero_grad()", "pass", pqn_update),
-    ("gradients not clipped", pqn.PQN, "update", "self.config.max_grad_norm", "1e9", pqn_update),
+    ("learns on the successor", pqn.PQN, "gradient_steps", "self.obs[:-1]", "self.obs[1:]", pqn_ends),
+    ("gradients pile up", pqn.PQN, "gradient_steps", "self.optimizer.zero_grad()", "pass", pqn_update),
+    ("gradients not clipped", pqn.PQN, "gradient_steps", "self.config.max_grad_norm", "1e9", pqn_update),
     ("half forgotten", pqn.PQN, "loss", "0.5 * ", "", pqn_update),
     ("best action learned, not the one taken", pqn.PQN, "loss", "action.unsqueeze(-1)", "obs[:, :1].long() * 0", pqn_actions),
-    ("learning on resets", pqn.PQN, "minibatches", "self.env.has_resets", "False", pqn_only_resets),
+    ("learning on resets", pqn, "permutations", "not env.has_resets", "True", pqn_only_resets),
     ("normaliser never updated", pqn.PQN, "iterate", "self.policy.encoder.update_norm(", "id(", pqn_normaliser),
     ("newest row out of reach", buffers.Replay, "_age", "len(self)", "max(len(self) - self.num_envs, 1)", uniform),
 ]  # fmt: skip
