@@ -1,9 +1,9 @@
-"""Deep Q-learning (Mnih et al. 2015), with SB3's defaults and details; double, dueling and n-step learning as options.
+"""Deep Q-learning (Mnih et al. 2015), with SB3's defaults and details; options are double, dueling and n-step learning, and
+prioritised replay.
 
 N envs, O observation, A number of actions, B minibatch. One iteration: about 512 environment steps, epsilon-greedily,
-into a replay buffer, and between them gradient steps on uniform samples from it. Every count in the config is in
-environment steps over all envs together: with num_envs=8 and train_freq=4, each step of the batch of envs is followed by
-two gradient phases.
+into a replay buffer, and between them gradient steps on samples from it. Every count in the config is in environment steps
+over all envs together: with num_envs=8 and train_freq=4, each step of the batch of envs is followed by two gradient phases.
 """
 
 import copy
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from rlsys import returns
 from rlsys.agents import exploration, is_native, load_optimizer_state, optimizer_state
 from rlsys.agents.dqn_native import LOGS, NativeDQN, Plan
-from rlsys.buffers import Batch, Replay, Transitions, action_tensor, random_bits
+from rlsys.buffers import Batch, PrioritizedReplay, Replay, Transitions, action_tensor, random_bits
 from rlsys.config import DQNConfig
 from rlsys.native import choose_threads, reason_against
 from rlsys.policy import Policy, PolicySpec
 from rlsys.torchenv import Stopwatch, TorchEnv
 
+WEIGHT = "train/importance_weight"
 ITERATION = 512  # environment steps: fine enough to log and to resume at, long enough that the outer loop costs nothing
 
 
@@ -62,9 +63,13 @@ class DQN:
         self.slot = env.bind(env.empty_steps())
         step, action = self.slot[0], action_tensor(env.action_spec, env.num_envs, device=device)
         example = Transitions(step.obs, action, step.reward, step.obs, step.terminated, step.terminated, step.valid)
-        self.replay = Replay(
-            config.buffer_size, example, n_step=config.n_step, gamma=config.gamma, has_resets=env.has_resets
-        )
+        options: Any = {"n_step": config.n_step, "gamma": config.gamma, "has_resets": env.has_resets}
+        if config.prioritized_replay:
+            options |= {"alpha": config.prioritized_replay_alpha, "eps": config.prioritized_replay_eps}
+        kind = PrioritizedReplay if config.prioritized_replay else Replay
+        self.replay: Replay = kind(config.buffer_size, example, **options)
+        self.beta = torch.zeros((), dtype=torch.float64, device=device)  # of prioritised replay
+        self.logs = (*LOGS, WEIGHT) if config.prioritized_replay else LOGS
         self.native = None
         if is_native(engine, self.reason_against_native()):
             self.native = NativeDQN(
@@ -86,6 +91,7 @@ class DQN:
         epsilon = returns.linear(c.exploration_initial_eps, c.exploration_final_eps, c.exploration_fraction, progress)
         if self.steps < c.learning_starts:
             epsilon = 1.0
+        self.beta.fill_(returns.linear(c.prioritized_replay_beta0, 1.0, 1.0, progress))
         learning_rate = c.learning_rate * (1.0 - progress if c.learning_rate_schedule == "linear" else 1.0)
 
         # after which steps the target network is moved, and how many gradient steps are taken
@@ -105,13 +111,13 @@ class DQN:
         return {
             **self.env.metrics(),
             "rollout/exploration_rate": epsilon,
-            **(dict(zip(LOGS, logs.mean(0), strict=True)) if len(logs) else {}),
+            **(dict(zip(self.logs, logs.mean(0), strict=True)) if len(logs) else {}),
             "train/learning_rate": learning_rate,
             "train/n_updates": self.updates,
         }
 
     def torch_rounds(self, plan: Plan) -> Tensor:
-        """Steps of all envs, and what is to be learned after each; returns the logs of the gradient steps, [G, 3]."""
+        """Steps of all envs, and what is to be learned after each; returns the logs of the gradient steps, [G, logs]."""
         logs: list[Tensor] = []
         for t, more in enumerate(plan.gradient_steps):
             self.act(plan.explore[t], plan.random_action[t])
@@ -148,32 +154,47 @@ class DQN:
         """Gradient steps, each on the minibatch that a row of bits [G, B] draws; returns what each has to log."""
         if self.native:
             return list(self.native.learn(bits, learning_rate))
-        logs = []
         self.optimizer.param_groups[0]["lr"] = learning_rate
+        if isinstance(self.replay, PrioritizedReplay):  # one by one: each changes what the next will draw
+            return [self.learn_by_priority(self.replay, row) for row in bits]
         drawn = self.replay.sample(bits.flatten(), self.generator)  # together: cheaper
-        for parts in zip(*(x.split(bits.shape[1]) for x in drawn), strict=True):
-            loss, log = self.loss(Batch(*parts))
-            self.optimizer.zero_grad()
-            loss.backward()
-            grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-            self.optimizer.step()
-            logs.append(torch.stack([*log.values(), grad_norm]))
-        return logs
+        batches = zip(*(x.split(bits.shape[1]) for x in drawn), strict=True)
+        return [self.gradient_step(Batch(*parts))[0] for parts in batches]
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def learn_by_priority(self, replay: PrioritizedReplay, bits: Tensor) -> Tensor:
+        """A gradient step on a minibatch drawn by bits [B]; returns what it has to log."""
+        batch, item, weight = replay.draw(bits, self.beta)
+        log, error = self.gradient_step(batch, weight)
+        assert error is not None
+        replay.update(item, error)
+        return torch.cat([log, weight.mean().unsqueeze(0)])
+
+    def gradient_step(self, batch: Batch, weight: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Make the loss of a minibatch smaller; returns what that has to log, and |delta| as `loss` does."""
+        loss, log, error = self.loss(batch, weight)
+        self.optimizer.zero_grad()
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        return torch.stack([*log.values(), grad_norm]), error
+
+    def loss(self, batch: Batch, weight: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The Huber loss of the temporal difference, to be minimised (' is the target network's):
 
-            L = E[huber(Q(s_0, a_0) - (r_0 + ... + gamma^(n-1) r_(n-1) + gamma^n Q'(s_n, a*)))]
+            L = E[w huber(delta)],   delta = Q(s_0, a_0) - (r_0 + ... + gamma^(n-1) r_(n-1) + gamma^n Q'(s_n, a*))
 
-        a* is the best action by Q' (Mnih et al. 2015), or by Q if `double` (van Hasselt et al. 2016).
+        a* is the best action by Q' (Mnih et al. 2015), or by Q if `double` (van Hasselt et al. 2016). weight: w [B], None
+        for ones. Returns the loss, what there is to log, and, where there are weights, |delta| [B].
         """
         with torch.no_grad():
             next_q = self.target(batch.next_obs)
             best = (self.policy(batch.next_obs) if self.config.double else next_q).argmax(-1, keepdim=True)
             target = batch.reward + batch.discount * next_q.gather(-1, best).squeeze(-1)
         q = self.policy(batch.obs).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
-        loss = F.smooth_l1_loss(q, target)
-        return loss, {"train/loss": loss.detach(), "train/q_values": q.detach().mean()}
+        loss, error = F.smooth_l1_loss(q, target, reduction="none" if weight is not None else "mean"), None
+        if weight is not None:
+            loss, error = (weight * loss).mean(), (q.detach() - target).abs()
+        return loss, {"train/loss": loss.detach(), "train/q_values": q.detach().mean()}, error
 
     @torch.no_grad()
     def update_target(self) -> None:
@@ -183,6 +204,8 @@ class DQN:
 
     def reason_against_native(self) -> str | None:
         """Why the native engine cannot train these networks, or None if it can."""
+        if self.config.prioritized_replay:
+            return "prioritized_replay has no compiled form"
         if self.env.has_resets:
             return "some steps of the env only reset it"
         return reason_against(self.env.device, self.policy.encoder, [list(self.policy.body)])
