@@ -99,7 +99,7 @@ class Capture:
         self.is_blind = (
             self.is_wanted or device.type != "cpu"
         )  # no tensor's values are looked at: that would wait for them
-        self._numbers: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
 
     def __call__(self, function: Callable[..., Any], reason_against: str | float | None = None) -> Captured:
         """`function`, which runs as a graph unless there is a reason against it; a warning says so."""
@@ -107,9 +107,14 @@ class Capture:
             warnings.warn(f"{function.__qualname__} runs without a CUDA graph: {reason_against}", stacklevel=3)
         return Captured(function, CudaGraph() if self.is_wanted and not reason_against else None)
 
+    def kept(self, name: str, tensor: Tensor) -> Tensor:
+        """`tensor`, as a captured function can see it: copied to where the first one of that name was."""
+        if not self.is_wanted:
+            return tensor
+        return self._kept.setdefault(name, tensor.clone()).copy_(tensor)
+
     def number(self, name: str, value: float) -> float | Tensor:
         """A number that changes from call to call, as a captured function can see it: a 0-dim tensor that stays where it is."""
         if not self.is_wanted:
             return value
-        tensor = self._numbers.setdefault(name, torch.zeros((), device=self.device))
-        return tensor.fill_(value)
+        return self._kept.setdefault(name, torch.zeros((), device=self.device)).fill_(value)

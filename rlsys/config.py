@@ -107,6 +107,10 @@ class DQNConfig:
     double: bool = True
     dueling: bool = False
     n_step: int = ranged(1, 1)
+    prioritized_replay: bool = False  # these four: stable-baselines2's
+    prioritized_replay_alpha: float = ranged(0.6, 0, 1)  # 0: uniform, 1: in proportion to the error
+    prioritized_replay_beta0: float = ranged(0.4, 0, 1)  # how much of the bias is undone; 1 at the end of the run
+    prioritized_replay_eps: float = ranged(1e-6, 1e-12)  # added to each error: none is forgotten
     normalize_observations: bool = False
     hidden: list[int] = sizes(64, 64)
     activation: str = choice("relu", "tanh", "elu", "gelu", "silu")

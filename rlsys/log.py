@@ -73,6 +73,9 @@ METRICS: dict[str, Metric] = {
     "train/n_updates": Metric("updates", "Epochs (PPO) or gradient steps (the others) since the run began."),
     "train/grad_norm": Metric("1", "Mean L2 norm of the gradient, before clipping."),
     "train/q_values": Metric("reward", "Mean predicted value of the actions in the batch."),
+    "train/importance_weight": Metric(
+        "0..1", "Mean weight of the samples of prioritised replay; the lower, the more unequal the priorities."
+    ),
     "train/actor_loss": Metric("1", "Loss of the actor (SAC, TD3, DDPG)."),
     "train/critic_loss": Metric("reward²", "Loss of the critics (SAC, TD3, DDPG)."),
     "train/ent_coef": Metric("reward/nat", "Weight of the entropy in SAC's objective."),

@@ -4,76 +4,84 @@ What would be wrong in a real graph is wrong here: a number or a decision taken 
 number that Python computes anew in each call stays what it was; a tensor that is replaced is not seen.
 """
 
+import traceback
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from envs.engine import cuda
 
-FORBIDDEN = (
-    "aten::_local_scalar_dense",
-    "aten::nonzero",
-    "aten::is_nonzero",
-    "aten::equal",
-    "aten::masked_select",
-    "aten::unique",
-)
+aten = torch.ops.aten
+FORBIDDEN = {
+    aten._local_scalar_dense: "reads a number from the device",
+    aten.lift_fresh: "copies from the host",
+    aten.nonzero: "has a shape that depends on data",
+    aten.masked_select: "has a shape that depends on data",
+    aten._unique2: "has a shape that depends on data",
+}
 RANDOM = ("aten::random", "aten::rand", "aten::normal", "aten::exponential", "aten::uniform", "aten::multinomial")
 
 
+def reason_against(function: Any, args: Any) -> str | None:
+    """Why a capture forbids an operation, or None."""
+    packet = function.overloadpacket
+    if packet in (aten.index, aten.index_put_) and any(x is not None and x.dtype == torch.bool for x in args[1]):
+        return "has a shape that depends on data"
+    if packet is aten.lift_fresh and any("torch/optim/" in frame.filename for frame in traceback.extract_stack()):
+        return None  # a number that `torch.where` takes: an argument of its kernel
+    if function._schema.name.startswith(RANDOM):
+        return "draws random numbers"
+    return FORBIDDEN.get(packet)
+
+
 class Recorder(TorchDispatchMode):
-    def __init__(self, graph: "RecordedGraph"):
+    def __init__(self, operations: list[tuple]):
         super().__init__()
-        self.graph = graph
+        self.operations = operations
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = function._schema.name
-        if name in FORBIDDEN:
-            raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
-        assert not name.startswith(RANDOM), f"{name} inside of a graph"
-        found = function(*args, **kwargs)
-        inputs = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        memory = {x.untyped_storage().data_ptr() for x in inputs}
-        outputs = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
-        fresh = [x.untyped_storage().data_ptr() not in memory for x in outputs]
-        self.graph.operations.append((function, args, kwargs, outputs, fresh))
+        if reason := reason_against(function, args):
+            raise RuntimeError(f"operation not permitted when stream is capturing: {function} {reason}")
+        found = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, found))
         return found
 
 
 class RecordedGraph:
-    """`capture.Graph`. Unlike CUDA's, it also runs what it captures; so the first replay is left out."""
+    """`rlsys.capture.Graph`. Unlike CUDA's, `capture` also does what it records; so the first replay does nothing."""
 
     def __init__(self):
-        self.operations: list[Any] = []
+        self.operations: list[tuple] = []
         self.replays = 0
 
     def warm_up(self, function, arguments):
         return function(*arguments)
 
-    def capture(self, function, arguments):
+    def capture(self, function, arguments=()):
         launch = cuda.launch
 
-        def recorded_launch(kernel, n, stream, *args):
-            launch(kernel, n, stream, *args)
-            self.operations.append((launch, (kernel, n, stream, *args), {}, [], []))
+        def recorded_launch(*args):
+            launch(*args)
+            self.operations.append((launch, args, {}, None))
 
         cuda.launch = recorded_launch
         try:
-            with Recorder(self):
+            with Recorder(self.operations):
                 return function(*arguments)
         finally:
             cuda.launch = launch
 
     @torch.no_grad()
     def replay(self):
+        """All of it once more, on the memory it had; results go where the first ones are."""
         self.replays += 1
         if self.replays == 1:
             return
-        for function, args, kwargs, outputs, fresh in self.operations:
-            found = function(*args, **kwargs)
-            again = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
-            for old, new, is_fresh in zip(outputs, again, fresh, strict=True):
-                if is_fresh:
+        for function, args, kwargs, found in self.operations:
+            again = function(*args, **kwargs)
+            for old, new in zip(tree_leaves(found), tree_leaves(again), strict=True):
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():  # else a view, or written in place
                     old.copy_(new)

@@ -80,6 +80,22 @@ def test_every_default_is_inside_its_own_range(schema):
             ["agent.exploration_final_eps", "agent.exploration_initial_eps"],
         ),
         (
+            {"agent": {"name": "dqn", "prioritized_replay_alpha": 1.5}},
+            ["agent.prioritized_replay_alpha=1.5", "between 0 and 1"],
+        ),
+        (
+            {"agent": {"name": "dqn", "prioritized_replay_beta0": -0.1}},
+            ["agent.prioritized_replay_beta0=-0.1", "between 0 and 1"],
+        ),
+        (
+            {"agent": {"name": "dqn", "prioritized_replay_eps": 0.0}},
+            ["agent.prioritized_replay_eps=0.0", "at least 1e-12"],
+        ),
+        (
+            {"agent": {"name": "dqn", "prioritised_replay": True}},
+            ["agent.prioritised_replay", "Did you mean 'agent.prioritized_replay'"],
+        ),
+        (
             {"num_envs": 2, "agent": {"name": "pqn", "n_steps": 4, "batch_size": 9}},
             ["agent.batch_size=9", "2 x agent.n_steps=4 = 8"],
         ),

@@ -86,6 +86,13 @@ def test_envs_whose_resets_are_steps_are_left_to_torch():
         DQN(TorchEnv(make_with_resets("gymnasium", 2)), PLAIN, seed=0, engine="native")
 
 
+def test_priorities_are_left_to_torch():
+    config = replace(PLAIN, prioritized_replay=True)
+    assert DQN(TorchEnv(make("cartpole", 2)), config, seed=0, engine="auto").native is None
+    with pytest.raises(ValueError, match="engine=native cannot be: prioritized_replay has no compiled form"):
+        DQN(TorchEnv(make("cartpole", 2)), config, seed=0, engine="native")
+
+
 def test_the_bits_do_not_depend_on_the_number_of_threads():
     config = replace(CASES["everything"], batch_size=200, hidden=[64, 64])
 

@@ -14,6 +14,7 @@ every 230,000 floating-point operations, so at most 300 million. (Reckoned, not 
 Under `NUMBA_ENABLE_CUDASIM=1`, numba-cuda's simulator runs the same kernels in Python, and arrays are NumPy's.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import cache, cached_property
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from envs.engine import kernels
 from envs.engine.jit import rebuilt
-from envs.engine.sim import Sim
+from envs.engine.sim import ENGINE_FIELDS, Sim
 from envs.engine.vector import Bound, DeviceError, SimVectorEnv, Transition
 
 if find_spec("numba_cuda") is None:
@@ -65,7 +66,6 @@ class CudaVectorEnv(SimVectorEnv):
         super().__init__(sim, num_envs, **kwargs)
         if self._next_step:
             raise ValueError("autoreset_mode='NextStep' is for device='cpu'. On the GPU it is 'SameStep'.")
-        self._check_memory()
         # from here on these are the device's
         self._states, self._params, self._blank = map(on_device, (self._states, self._params, self._blank))
         self._ended, self._fault = on_device(self._ended), zeros((1,), np.int64)
@@ -173,6 +173,7 @@ class CudaVectorEnv(SimVectorEnv):
         if backend != "auto":
             raise ValueError(f"backend={backend!r} is for device='cpu'.")
         self.backend = "cuda"
+        self._check_memory()
         return load(self.sim, self.precision)
 
     def _world(self) -> tuple:
@@ -211,8 +212,9 @@ class CudaVectorEnv(SimVectorEnv):
 
     def _check_memory(self) -> None:
         """MemoryError, with what is needed, what there is and what would fit, if the envs are too many for the device."""
-        out = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self._shapes().values())
-        needed = self._states.nbytes + self._params.nbytes + self._ended.nbytes + out
+        given = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._shapes().values())
+        kept = self.num_envs * (self.sim.state.dtype(self.precision, ENGINE_FIELDS).itemsize + 1)
+        needed = given + kept
         free = cuda.current_context().get_memory_info()[0] * SPARE
         if needed > free:
             raise MemoryError(

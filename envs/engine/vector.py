@@ -103,9 +103,9 @@ class SimVectorEnv(VectorEnv):
 
         self.sim, self.num_envs, self.render_mode = sim, num_envs, render_mode
         self.precision, self.split, self.copy = precision, split, copy
-        self._kernels = self._load(backend)
         self.max_episode_steps = max_episode_steps or sim.max_episode_steps
         self.single_observation_space, self.single_action_space = sim.observation_space, sim.action_space
+        self._kernels = self._load(backend)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 

@@ -124,7 +124,7 @@ class NativeDQN:
         """What `learn` and `rounds` both take after the networks."""
         c = self.config
         optimizer = self.adam.optimizer(learning_rate, ADAM_EPSILON, c.max_grad_norm)
-        ring = (self.ring, self.env.num_envs, self.replay.rows, c.n_step, c.gamma, bits.numpy())
+        ring = (self.ring, self.env.num_envs, int(self.replay.rows), c.n_step, c.gamma, bits.numpy())
         return *ring, optimizer, self.adam.steps, self.adam.scratch, self.work, logs
 
 

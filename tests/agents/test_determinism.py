@@ -1,6 +1,7 @@
 """Same seed, same weights to the bit; another seed, other weights; and a run that was stopped goes on as if it had not been."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ DQN_ALL = DQNConfig(
     target_update_interval=64,
     tau=0.5,
 )
+DQN_PRIORITIES = replace(DQN_ALL, prioritized_replay=True, gradient_steps=2)
 PQN = PQNConfig(n_steps=32, batch_size=64, hidden=[16])
 PQN_ALL = PQNConfig(
     n_steps=32,
@@ -51,6 +53,7 @@ CASES = {  # sim, step limit (short: truncation happens), config
     "ppo, everything on, Box": ("pendulum", 20, PPO_ALL),
     "dqn": ("cartpole", 20, DQN),
     "dqn, everything on": ("cartpole", 20, DQN_ALL),
+    "dqn, priorities": ("cartpole", 20, DQN_PRIORITIES),
     "pqn": ("cartpole", 20, PQN),
     "pqn, everything on": ("cartpole", 20, PQN_ALL),
 }

@@ -1,5 +1,7 @@
 """DQN: its loss by hand, its schedules and its counting of steps."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,11 @@ def agent(num_envs=4, **options):
     return DQN(TorchEnv(make("cartpole", num_envs)), DQNConfig(**options), seed=0)
 
 
+def added(dqn):
+    """All rows in the replay buffer."""
+    return dqn.replay.newest(len(dqn.replay) // dqn.env.num_envs)
+
+
 def give_values(net, table):
     """Make the Q-values of `net` those of a table, whatever the network: rows by the first number of the observation."""
     net.forward = lambda obs: table[obs[:, 0].long()]
@@ -28,10 +35,11 @@ def check_target(double, expected):
     give_values(dqn.target, torch.tensor([[0.0, 0.0], [2.0, 8.0]]))
     obs, next_obs = torch.zeros(1, 4), torch.ones(1, 4)
     batch = Batch(obs, torch.tensor([0]), torch.tensor([-1.0]), next_obs, torch.tensor([0.5]))
-    loss, log = dqn.loss(batch)
+    loss, log, error = dqn.loss(batch, torch.ones(1))
     loss.backward()
     assert log["train/q_values"] == 5.0
     assert loss.item() == 5 - expected - 0.5  # Huber, beyond 1
+    assert error.tolist() == [5 - expected]
     assert online.grad.tolist() == [[1.0, 0.0], [0.0, 0.0]]  # nothing through the target
 
 
@@ -53,6 +61,88 @@ def test_the_loss_of_a_minibatch_is_the_mean_over_its_transitions():
     assert dqn.loss(batch)[0].item() == 3.25
 
 
+def check_weighted_loss():
+    dqn = agent(double=False)
+    online = torch.tensor([[5.0, 9.0], [7.0, 6.0]], requires_grad=True)
+    give_values(dqn.policy, online)
+    give_values(dqn.target, torch.tensor([[0.0, 0.0], [2.0, 8.0]]))
+    obs, next_obs = torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [1.0]])
+    batch = Batch(obs, torch.tensor([0, 1]), torch.tensor([1.5, 2.0]), next_obs, torch.tensor([0.5, 0.0]))
+    # |5 - (1.5 + 8/2)| = 0.5, of which Huber makes 0.125; |9 - 2| = 7 makes 6.5
+    loss, _, error = dqn.loss(batch, torch.tensor([1.0, 0.25]))
+    loss.backward()
+    assert error.tolist() == [0.5, 7.0]
+    assert loss.item() == (0.125 + 6.5 / 4) / 2
+    assert online.grad.tolist() == [[-0.25, 0.125], [0.0, 0.0]]
+
+
+def test_importance_weights_scale_each_transitions_part_of_the_loss():
+    check_weighted_loss()
+
+
+def test_weights_of_one_change_nothing():
+    dqn = agent(learning_starts=10**6)
+    dqn.iterate(0.0)
+    batch = dqn.replay.sample(random_bits(64, generator=dqn.generator), dqn.generator)
+    gradients = []
+    for weight in (None, torch.ones(64)):
+        dqn.optimizer.zero_grad()
+        dqn.loss(batch, weight)[0].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in dqn.parameters]))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+
+
+def check_that_errors_become_priorities(n_step=3):
+    """Two gradient steps at learning rate 0 leave the networks as they are, so that all errors are known beforehand."""
+    options = {"prioritized_replay": True, "prioritized_replay_alpha": 0.5, "prioritized_replay_eps": 0.01}
+    dqn = agent(learning_starts=10**6, double=False, n_step=n_step, buffer_size=400, **options)
+    dqn.iterate(0.0)
+    dqn.target.load_state_dict({name: 3.0 * x for name, x in dqn.target.state_dict().items()})
+    expected = copy.deepcopy(dqn.replay)
+    bits = random_bits(2, 32, generator=dqn.generator)
+    for row in bits:
+        batch, item, _ = expected.draw(row, dqn.beta)
+        with torch.no_grad():
+            q = dqn.policy(batch.obs)[torch.arange(32), batch.action]
+            delta = q - batch.reward - batch.discount * dqn.target(batch.next_obs).max(-1).values
+        expected.update(item, delta.abs())
+        torch.testing.assert_close(
+            expected.priorities.leaf[item].float(), (delta.abs() + 0.01).sqrt(), rtol=1e-4, atol=1e-4
+        )
+    dqn.learn(bits, 0.0)
+    torch.testing.assert_close(dqn.replay.priorities.leaf, expected.priorities.leaf, rtol=1e-4, atol=1e-4)
+
+
+def test_errors_become_priorities_before_the_next_minibatch_is_drawn():
+    check_that_errors_become_priorities()
+
+
+def test_beta_rises_to_one_at_the_end_of_the_run():
+    dqn, betas = agent(prioritized_replay=True, prioritized_replay_beta0=0.4, learning_starts=10**6), []
+    for progress in (0.0, 0.5, 1.0):
+        dqn.iterate(progress)
+        betas.append(dqn.beta.item())
+    assert betas == pytest.approx([0.4, 0.7, 1.0])
+
+
+def test_the_mean_importance_weight_is_logged_where_there_is_one():
+    dqn = agent(prioritized_replay=True, learning_starts=0)
+    assert 0.0 < dqn.iterate(0.0)["train/importance_weight"] < 1.0
+    flat = agent(prioritized_replay=True, prioritized_replay_alpha=0.0, learning_starts=0)
+    assert flat.iterate(0.0)["train/importance_weight"] == 1.0
+    assert "train/importance_weight" not in agent(learning_starts=0).iterate(0.0)
+
+
+@pytest.mark.parametrize("kind", ["sim", "gymnasium"])
+def test_a_step_that_only_resets_is_never_drawn_by_priority(kind):
+    config = DQNConfig(learning_starts=10**6, prioritized_replay=True)
+    dqn = DQN(TorchEnv(make_with_resets(kind, 4)), config, seed=0)
+    dqn.iterate(0.0)
+    assert (~added(dqn).valid).any()
+    _, item, _ = dqn.replay.draw(random_bits(5000, generator=dqn.generator), dqn.beta)
+    assert dqn.replay.flat.valid[item].all()
+
+
 def test_exploration_falls_linearly_after_the_start_of_learning():
     dqn = agent(learning_starts=0, exploration_fraction=0.5, exploration_initial_eps=0.9, exploration_final_eps=0.1)
     rates = [dqn.iterate(progress)["rollout/exploration_rate"] for progress in (0.0, 0.25, 0.5, 1.0)]
@@ -70,7 +160,7 @@ def test_the_share_of_random_actions_is_epsilon(epsilon):
     give_values(dqn.policy, torch.tensor([[0.0, 1.0]]).expand(3, 2))  # action 1 is always best
     for _ in range(40):
         dqn.iterate(1.0)
-    action = dqn.replay.newest(10**6).action
+    action = added(dqn).action
     assert (action == 0).float().mean().item() == pytest.approx(epsilon / 2, abs=0.015)
 
 
@@ -117,7 +207,7 @@ def test_the_target_network_moves_by_tau(tau):
 def test_the_replay_buffer_holds_the_last_observation_of_an_episode_as_its_successor():
     dqn = agent(num_envs=4, learning_starts=10**6)
     dqn.iterate(0.0)
-    rows = dqn.replay.newest(10**6)
+    rows = added(dqn)
     assert rows.ended.any()
     out = (rows.next_obs[..., 0].abs() > 2.4) | (rows.next_obs[..., 2].abs() > 12 * 2 * torch.pi / 360)
     assert out.equal(rows.terminated)  # a first observation is far within the limits
@@ -128,7 +218,7 @@ def test_the_replay_buffer_holds_the_last_observation_of_an_episode_as_its_succe
 def test_a_step_that_only_resets_is_never_learned_from(kind):
     dqn = DQN(TorchEnv(make_with_resets(kind, 4)), DQNConfig(learning_starts=10**6), seed=0)
     dqn.iterate(0.0)
-    rows = dqn.replay.newest(10**6)
+    rows = added(dqn)
     assert (~rows.valid).any()
     bad = rows.obs[~rows.valid]
     sample = dqn.replay.sample(random_bits(5000, generator=dqn.generator), dqn.generator).obs
@@ -147,7 +237,7 @@ def test_the_normaliser_learns_from_what_was_seen():
     dqn.iterate(0.0)
     norm = dqn.policy.encoder.parts[0].norm
     assert norm.count == ITERATION
-    torch.testing.assert_close(norm.mean.float(), dqn.replay.newest(ITERATION).obs.flatten(0, 1).mean(0))
+    torch.testing.assert_close(norm.mean.float(), added(dqn).obs.flatten(0, 1).mean(0))
 
 
 def test_a_box_of_actions_is_refused_with_a_remedy():

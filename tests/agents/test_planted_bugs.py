@@ -19,6 +19,7 @@ from tests.agents import (
     test_dqn,
     test_ppo,
     test_pqn,
+    test_priorities,
     test_probes,
     test_returns,
     test_sb3_parity,
@@ -49,6 +50,14 @@ pqn_only_resets = partial(test_pqn.test_a_step_that_only_resets_is_never_learned
 pqn_normaliser = test_pqn.test_the_normaliser_learns_from_what_was_seen_after_the_update
 successors = test_dqn.test_the_replay_buffer_holds_the_last_observation_of_an_episode_as_its_successor
 
+errors = test_dqn.check_that_errors_become_priorities
+weighted = test_dqn.check_weighted_loss
+flat_sum = partial(test_priorities.check_against_a_flat_sum, 0)
+by_weight = test_priorities.test_weights_agree_with_a_calculation_by_hand
+never_zero = test_priorities.test_rounding_never_lands_on_an_item_without_priority
+new_ones = test_priorities.test_a_new_transition_gets_the_largest_priority_so_far
+twice = test_priorities.test_of_an_item_that_is_drawn_twice_the_larger_error_counts
+
 MAX_Q = "self.value[t], best = self.policy(self.obs[t]).max(-1)"
 TAKEN = "torch.where(self.explore[t], self.random_action[t], best)[:, None]"
 TAKEN_Q = f"q = self.policy(self.obs[t]); best = q.argmax(-1); self.value[t] = q.gather(-1, {TAKEN})[:, 0]"
@@ -70,20 +79,20 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("no vf_coef", ppo.PPO, "loss", "c.vf_coef * ", "", like_sb3_ppo),
     ("spread of advantages kept", ppo.PPO, "loss", " / (advantage.std() + 1e-8)", "", like_sb3_ppo),
     ("gradients pile up", ppo.PPO, "torch_steps", "self.optimizer.zero_grad()", "pass", like_sb3_ppo),
-    ("gradients pile up", dqn.DQN, "learn", "self.optimizer.zero_grad()", "pass", like_sb3_dqn),
+    ("gradients pile up", dqn.DQN, "gradient_step", "self.optimizer.zero_grad()", "pass", like_sb3_dqn),
     ("squared error", dqn.DQN, "loss", "F.smooth_l1_loss", "F.mse_loss", like_sb3_dqn),
     ("best action by the target network", dqn.DQN, "loss", "self.config.double", "False", double),
     ("value by the policy", dqn.DQN, "loss", "next_q.gather", "self.policy(batch.next_obs).gather", double),
     ("explores when it should not", dqn, "exploration", " < epsilon", " > epsilon", explores),
     ("target network never updated", dqn.DQN, "update_target", "self.config.tau", "0.0", dqn_discounts),
-    ("first observation as successor", dqn.DQN, "act", "step.final_obs", "step.obs", successors),
-    ("first observation as successor", dqn.DQN, "act", "step.final_obs", "step.obs", dqn_values),
-    ("observation overwritten by its successor", dqn.DQN, "act", "self.env.obs.clone()", "self.env.obs", dqn_discounts),
-    ("termination taken for the time limit", buffers.Replay, "sample", " * ~self.flat.terminated[last]", "", dqn_discounts),
-    ("time limit taken for termination", buffers.Replay, "sample", "terminated[last]", "ended[last]", dqn_values),
-    ("n steps into the next episode", buffers.Replay, "sample", "~self.flat.ended[last] & ", "", three_steps),
-    ("n steps over the write head", buffers.Replay, "sample", " & (age < len(self))", "", ring),
-    ("no gamma between n steps", buffers.Replay, "sample", "discount * self.flat.reward", "self.flat.reward", three_steps),
+    ("first observation as successor", dqn.DQN, "act_and_step", "step.final_obs", "step.obs", successors),
+    ("first observation as successor", dqn.DQN, "act_and_step", "step.final_obs", "step.obs", dqn_values),
+    ("observation overwritten by its successor", dqn.DQN, "act_and_step", "self.env.obs.clone()", "self.env.obs", dqn_discounts),
+    ("termination taken for the time limit", buffers.Replay, "_batch", " * ~self.flat.terminated[last]", "", dqn_discounts),
+    ("time limit taken for termination", buffers.Replay, "_batch", "terminated[last]", "ended[last]", dqn_values),
+    ("n steps into the next episode", buffers.Replay, "_batch", "~self.flat.ended[last] & ", "", three_steps),
+    ("n steps over the write head", buffers.Replay, "_batch", " & (age < filled)", "", ring),
+    ("no gamma between n steps", buffers.Replay, "_batch", "discount * self.flat.reward", "self.flat.reward", three_steps),
     ("learning on resets", buffers.Replay, "sample", "self.has_resets and", "False and", uniform),
     ("lambda ignored", returns, "q_lambda", "gamma * lambda_ *", "gamma *", q_lambda_by_hand),
     ("one step only", returns, "q_lambda", " + decay[t] * running", "", q_lambda_by_hand),
@@ -109,7 +118,24 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("best action learned, not the one taken", pqn.PQN, "loss", "action.unsqueeze(-1)", "obs[:, :1].long() * 0", pqn_actions),
     ("learning on resets", pqn, "permutations", "not env.has_resets", "True", pqn_only_resets),
     ("normaliser never updated", pqn.PQN, "iterate", "self.policy.encoder.update_norm(", "id(", pqn_normaliser),
-    ("newest row out of reach", buffers.Replay, "_age", "len(self)", "max(len(self) - self.num_envs, 1)", uniform),
+    ("newest row out of reach", buffers.Replay, "sample", "bits % filled", "bits % (filled - 3).clamp(min=1)", uniform),
+    ("importance weights forgotten", dqn.DQN, "loss", "(weight * loss)", "loss", weighted),
+    ("sign of the error kept", dqn.DQN, "loss", "(q.detach() - target).abs()", "(q.detach() - target)", weighted),
+    ("errors not given back", dqn.DQN, "learn_by_priority", "replay.update(item, error)", "id(error)", errors),
+    ("errors of another minibatch", dqn.DQN, "learn_by_priority", "update(item, ", "update(item.flip(0), ", errors),
+    ("no alpha", buffers.PrioritizedReplay, "update", " ** self.alpha", "", errors),
+    ("no eps", buffers.PrioritizedReplay, "update", " + self.eps", "", errors),
+    ("no beta", buffers.PrioritizedReplay, "draw", " ** beta", "", by_weight),
+    ("weights upside down", buffers.PrioritizedReplay, "draw", "p.min() / p", "p / p.max()", by_weight),
+    ("n steps over the write head", buffers.PrioritizedReplay, "draw", "item - oldest", "item", flat_sum),
+    ("sums of blocks forgotten", buffers.Priorities, "put", "self._add_up(", "id(", flat_sum),
+    ("sums of new rows forgotten", buffers.Priorities, "renew", "self._add_up(", "id(", flat_sum),
+    ("one block of a new row", buffers.Priorities, "renew", "(n + self.width - 2) // self.width + 1", "1", flat_sum),
+    ("resets drawn", buffers.Priorities, "renew", "counts * self.largest", "(counts | True) * self.largest", flat_sum),
+    ("new ones not the largest", buffers.Priorities, "renew", "counts * self.largest", "counts.double()", new_ones),
+    ("the order of duplicates matters", buffers.Priorities, "put", '"amax"', '"sum"', twice),
+    ("all from the first share", buffers.Priorities, "draw", " + uniform) / len(bits)", " * 0 + uniform)", flat_sum),
+    ("rounding believed", buffers, "_find", "p.gather(-1, index) > 0.0", "index >= 0", never_zero),
 ]  # fmt: skip
 
 
@@ -142,6 +168,9 @@ def test_a_planted_bug_is_noticed(monkeypatch, owner, function, right, wrong, ch
         ("dqn", dqn.DQN, "self.target.load_state_dict("),
         ("dqn", dqn.DQN, "self.replay.load_state("),
         ("dqn", dqn.DQN, "self.env.load_state("),
+        ("dqn, priorities", buffers.Priorities, "self.leaf.copy_("),
+        ("dqn, priorities", buffers.Priorities, "self.sums.copy_("),
+        ("dqn, priorities", buffers.Priorities, "self.largest.copy_("),
         ("pqn", pqn.PQN, "load_optimizer_state(self.optimizer, "),
         ("pqn", pqn.PQN, "self.generator.set_state("),
         ("pqn", pqn.PQN, "self.env.load_state("),

@@ -120,7 +120,11 @@ def test_dqn_learns_the_q_values(sim, values):
     check_dqn(sim, values)
 
 
-@pytest.mark.parametrize("options", [{"double": False}, {"dueling": True}, {"n_step": 3}, {"tau": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"double": False}, {"dueling": True}, {"n_step": 3}, {"tau": 0.2}, {"prioritized_replay": True}],
+    ids=str,
+)
 def test_dqn_learns_them_with_every_option(options):
     check_dqn(*VALUES[2], replace(DQN, **options))
     check_dqn(*VALUES[3], replace(DQN, **options))

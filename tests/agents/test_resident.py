@@ -9,11 +9,13 @@ from dataclasses import replace
 import pytest
 
 import envs
+from envs.engine import cuda
 from rlsys import capture
-from rlsys.agents import build
+from rlsys.agents import build, dqn
+from rlsys.agents.dqn import DQN
 from rlsys.agents.ppo import PPO
 from rlsys.agents.pqn import PQN
-from rlsys.config import PPOConfig, PQNConfig
+from rlsys.config import DQNConfig, PPOConfig, PQNConfig
 from rlsys.torchenv import TorchEnv
 from tests.agents.test_determinism import assert_same
 from tests.graphs import RecordedGraph
@@ -23,13 +25,25 @@ PPO_CONFIG = PPOConfig(
     n_steps=5, batch_size=15, n_epochs=2, hidden=[8], clip_range_schedule="linear", learning_rate=1e-2
 )
 PQN_CONFIG = PQNConfig(n_steps=5, batch_size=15, n_epochs=2, hidden=[8], learning_rate_schedule="linear")
+DQN_CONFIG = DQNConfig(
+    learning_starts=2 * N, train_freq=N, target_update_interval=2 * N, batch_size=8, buffer_size=7 * N, hidden=[8]
+)
 CASES = {
     "ppo": ("cartpole", PPO, PPO_CONFIG),
     "ppo, normalised": ("pendulum", PPO, replace(PPO_CONFIG, normalize_observations=True, normalize_rewards=True)),
     "ppo, pictures": ("snake", PPO, PPO_CONFIG),
     "pqn": ("cartpole", PQN, PQN_CONFIG),
+    "dqn": ("cartpole", DQN, DQN_CONFIG),
+    "dqn, three steps": ("snake", DQN, replace(DQN_CONFIG, n_step=3, normalize_observations=True, tau=0.5)),
+    "dqn, priorities": ("cartpole", DQN, replace(DQN_CONFIG, prioritized_replay=True, learning_rate_schedule="linear")),
     "pqn, pictures": ("maze", PQN, PQN_CONFIG),
 }
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(dqn, "ITERATION", 5 * N)  # of DQN: as long as the others'
+    monkeypatch.setattr(cuda, "THREADS", 8)  # in the simulator each is one of Python's
 
 
 @pytest.fixture
@@ -68,13 +82,13 @@ def test_a_graph_learns_the_same_as_without_to_the_bit(case, recorded, monkeypat
     eager = made(case, "graph", device="cuda")
     assert run(graph) == run(eager)
     assert_same(graph.state(), eager.state())
-    for part in (graph.play, graph.fit):
-        assert part.graph.replays == 6 - capture.WARM_UP
+    calls = {"ppo": (6, 6), "pqn": (6, 6), "dqn": (30, 28)}[case.partition(",")[0]]  # DQN plays and learns step by step
+    assert [part.graph.replays for part in (graph.play, graph.fit)] == [n - capture.WARM_UP for n in calls]
     assert graph.updates == eager.updates > 0
     assert graph.steps == eager.steps == 6 * 5 * N
 
 
-@pytest.mark.parametrize("case", ["ppo, normalised", "pqn"])
+@pytest.mark.parametrize("case", ["ppo, normalised", "pqn", "dqn, three steps", "dqn, priorities"])
 def test_a_run_resumed_with_graphs_is_the_uninterrupted_one(case, recorded):
     whole = made(case, "graph", device="cuda")
     run(whole, 3)
