@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format docs bench throughput learning engines peers results report board clean
+.PHONY: help install train test test-fast check format docs bench throughput learning engines peers gpu results report board clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ engines: .venv/installed ## learning curves of both engines over ten seeds
 
 peers: .venv/installed ## speed next to other systems, each installed in ~/.cache/rlsys/peers (5 GB)
 	$(BIN)/python benchmarks/peers.py
+
+gpu: .venv/installed ## everything on a GPU (8 minutes); writes benchmarks/results/gpu.json
+	$(BIN)/python benchmarks/gpu.py
 
 results: .venv/installed ## train every experiment with five seeds and write the README's table
 	$(BIN)/python benchmarks/results.py

@@ -1,11 +1,14 @@
-"""Do the two engines learn alike? Learning curves of the native engine and of torch over ten seeds.
+"""Do the engines learn alike, and the precisions? Learning curves over ten seeds.
 
-    python benchmarks/engines.py [--seeds 10]      writes results/engines.json
+    python benchmarks/engines.py [--seeds 10] [--only engines,precisions]      writes results/engines.json
 
 The engines begin with the same weights and draw the same random numbers, but round differently, and a world like CartPole
 makes another episode of that soon. So the curves of one seed differ; over seeds they must not. A curve is the mean return of
 the latest 100 training episodes at twenty points of the run, its level their mean. Compared are the engines' levels, by the
 Mann-Whitney U test and by a bootstrap interval of the difference of their means.
+
+Precisions are compared likewise, all by torch on the CPU: float32 with bfloat16 (torch's autocast), and with TF32, which only
+GPUs have: here the factors of each product of a linear layer, forward and backward, are rounded to its 11 significant bits.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.stats import mannwhitneyu
 
 import envs
@@ -34,10 +38,41 @@ WORK = {  # name: sim, num_envs, steps, config
 }  # fmt: skip
 
 
-def curve(work: tuple, engine: str, seed: int) -> list[float]:
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """float32 to TF32's 10 explicit bits of mantissa, to the nearest."""
+    return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+class TF32Linear(torch.autograd.Function):
+    """A linear layer whose three products take rounded factors."""
+
+    @staticmethod
+    def forward(context, x, weight, bias):
+        context.save_for_backward(x, weight)
+        return rounded(x) @ rounded(weight).T + bias
+
+    @staticmethod
+    def backward(context, grad):
+        x, weight = map(rounded, context.saved_tensors)
+        return rounded(grad) @ weight, rounded(grad).T @ x, grad.sum(0)
+
+
+def in_tf32(agent: agents.Agent) -> None:
+    """Let the linear layers of PPO multiply as a GPU does in TF32."""
+    for network in (agent.policy, agent.critic):
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.forward = lambda x, own=layer: TF32Linear.apply(x, own.weight, own.bias)
+
+
+def curve(work: tuple, seed: int, *, engine: str, precision: str = "float32") -> list[float]:
     """Mean returns at POINTS points of a run."""
     sim, num_envs, steps, config = work
-    agent = agents.build(TorchEnv(envs.make_vec(sim, num_envs, seed=seed)), config, seed, engine=engine)
+    env, has_tf32 = TorchEnv(envs.make_vec(sim, num_envs, seed=seed)), precision == "tf32"
+    how = {"engine": engine, "matmul_precision": "float32" if has_tf32 else precision}
+    agent = agents.build(env, config, seed, **how)
+    if has_tf32:
+        in_tf32(agent)
     points = []
     while agent.steps < steps:
         agent.iterate(agent.steps / steps)
@@ -46,30 +81,51 @@ def curve(work: tuple, engine: str, seed: int) -> list[float]:
     return points
 
 
-def compare(curves: dict[str, list[list[float]]]) -> dict:
-    """The levels of two engines' curves [seeds, POINTS], and whether they differ."""
-    native, torch = (np.nanmean(curves[engine], axis=1) for engine in ("native", "torch"))
-    low, high = bootstrap_interval(native - torch, np.mean)
+def compare(one: list[list[float]], two: list[list[float]]) -> dict:
+    """Whether the levels of two kinds of curves [seeds, POINTS] differ."""
+    first, second = (np.nanmean(curves, axis=1) for curves in (one, two))
+    low, high = bootstrap_interval(first - second, np.mean)
+    return {"p": float(mannwhitneyu(first, second).pvalue), "difference_ci95": [low, high]}
+
+
+def compared(work: tuple, seeds: range, reference: str, ways: dict[str, dict]) -> dict:
+    """Curves and levels of each way to train, and how they differ from those of the reference."""
+    curves = {name: [curve(work, seed, **how) for seed in seeds] for name, how in ways.items()}
     return {
-        "native": native.tolist(),
-        "torch": torch.tolist(),
-        "p": float(mannwhitneyu(native, torch).pvalue),
-        "difference_ci95": [low, high],
+        "levels": {name: np.nanmean(found, axis=1).tolist() for name, found in curves.items()},
+        "against": {name: compare(found, curves[reference]) for name, found in curves.items() if name != reference},
+        "curves": curves,
     }
+
+
+ENGINES = {name: {"engine": name} for name in ("torch", "native")}
+PRECISIONS = {name: {"engine": "torch", "precision": name} for name in ("float32", "tf32", "bfloat16")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    seeds = range(parser.parse_args().seeds)
-    results: dict = {"machine": provenance(), "work": {}}
-    for name, work in WORK.items():
-        curves = {engine: [curve(work, engine, seed) for seed in seeds] for engine in ("native", "torch")}
-        found = results["work"][name] = {**compare(curves), "curves": curves}
-        means = ", ".join(f"{engine} {np.mean(found[engine]):.1f}" for engine in ("native", "torch"))
-        low, high = found["difference_ci95"]
-        print(f"{name}: level {means}; difference {low:.1f} to {high:.1f}; p = {found['p']:.2f}", flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    parser.add_argument("--only", default="engines,precisions")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part in args.only.split(","):
+        reference, ways = {"engines": ("torch", ENGINES), "precisions": ("float32", PRECISIONS)}[part]
+        found = results[part] = {"machine": provenance(), "reference": reference, "work": {}}
+        for name, work in WORK.items():
+            if part == "precisions" and name.startswith("DQN"):
+                continue  # PPO has all that is multiplied
+            found["work"][name] = row = compared(work, range(args.seeds), reference, ways)
+            for way, difference in row["against"].items():
+                low, high = difference["difference_ci95"]
+                means = f"{np.mean(row['levels'][way]):.1f} and {np.mean(row['levels'][reference]):.1f}"
+                print(
+                    f"{name}: {way}, {reference}: level {means}; {low:.1f} to {high:.1f}; p = {difference['p']:.2f}",
+                    flush=True,
+                )
+    RESULTS.write_text(
+        json.dumps({part: results[part] for part in ("engines", "precisions") if part in results}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

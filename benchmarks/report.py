@@ -183,14 +183,20 @@ def scale(data: dict[str, Any]) -> Lines:
 
 
 def engines(data: dict[str, Any]) -> Lines:
-    """Whether the two engines learn alike."""
+    """Whether the engines, and the precisions, learn alike."""
     rows = []
-    for name, found in data["work"].items():
-        low, high = found["difference_ci95"]
-        levels = (f"{statistics.mean(found[engine]):.1f}" for engine in ("native", "torch"))
-        rows.append([name, f"{len(found['native'])}", *levels, f"{low:.1f} to {high:.1f}", f"{found['p']:.2f}"])
-    head = ["work", "seeds", "native: level", "torch: level", "difference, 95 % interval", "p (Mann-Whitney)"]
-    return [f"{measured_on(data.get('machine'))}.", "", *table(head, rows)]
+    for part in data.values():
+        reference = part["reference"]
+        for name, found in part["work"].items():
+            levels = {way: statistics.mean(seeds) for way, seeds in found["levels"].items()}
+            for way, difference in found["against"].items():
+                low, high = difference["difference_ci95"]
+                seeds, both = f"{len(found['levels'][way])}", f"{levels[way]:.1f}, {levels[reference]:.1f}"
+                what = f"{way} and {reference}"
+                rows.append([name, what, seeds, both, f"{low:.1f} to {high:.1f}", f"{difference['p']:.2f}"])
+    head = ["work", "compared", "seeds", "levels", "difference, 95 % interval", "p (Mann-Whitney)"]
+    machine = next(iter(data.values()))["machine"]
+    return [f"{measured_on(machine)}.", "", *table(head, rows)]
 
 
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Lines]]] = {

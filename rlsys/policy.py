@@ -166,7 +166,7 @@ class GaussianHead(nn.Module):
         self.log_std = nn.Parameter(torch.full((n_actions,), log_std_init))
 
     def forward(self, x: Tensor) -> Gaussian:
-        return Gaussian(self.mean(x), self.log_std)
+        return Gaussian(self.mean(x).to(self.log_std.dtype), self.log_std)
 
 
 class SquashedHead(nn.Module):
@@ -200,13 +200,18 @@ class Policy(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor | Gaussian:
         """The head's output at obs [B, *O]: logits or q-values [B, A], or a Gaussian."""
-        return self.head(self.body(self.encoder(obs)))
+        return self.output(self.encoder(obs))
+
+    def output(self, features: Tensor) -> Tensor | Gaussian:
+        """The head's output at encoded observations [B, F], in the weights' own precision also under autocast."""
+        out = self.head(self.body(features))
+        return out.to(self.low.dtype) if isinstance(out, Tensor) else out
 
     def rule(self, features: Tensor) -> Any:
         """The action rule at encoded observations [B, F]: has `sample(generator)` and `mode()` over normalised actions."""
-        out = self.head(self.body(features))
+        out = self.output(features)
         wrap = {"categorical": Categorical, "q_values": Greedy, "tanh": lambda x: Deterministic(x.tanh())}
-        return wrap[self.spec.rule](out) if self.spec.rule in wrap else out
+        return wrap[self.spec.rule](out) if self.spec.rule in wrap else out  # type: ignore[arg-type]
 
     @torch.no_grad()
     def act(self, obs: Tensor, *, deterministic: bool = True, generator: torch.Generator | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
@@ -183,10 +184,16 @@ THROUGHPUT = {
     "share_of_roof": {"1024": {"1 thread": 0.456}},
 }
 ENGINES = {
-    "machine": MACHINE,
-    "work": {
-        "PPO": {"native": [100.0, 200.0], "torch": [110.0, 170.0], "p": 0.4321, "difference_ci95": [-12.34, 56.78]}
-    },
+    "engines": {
+        "machine": MACHINE,
+        "reference": "torch",
+        "work": {
+            "PPO": {
+                "levels": {"native": [100.0, 200.0], "torch": [110.0, 170.0]},
+                "against": {"native": {"p": 0.4321, "difference_ci95": [-12.34, 56.78]}},
+            }
+        },
+    }
 }
 LEARNING = {
     "machine": MACHINE,
@@ -216,7 +223,7 @@ def test_the_report_has_the_figures_of_the_files(tmp_path):
     assert "| stable-baselines3 | cold | 0 of 1 | - | 400 MB |" in page
     assert "Not measured yet: experiments.json is missing (`make results`)." in page
     assert "Not measured yet: throughput.json is missing (`make throughput`)." in page
-    assert "| PPO | 2 | 150.0 | 140.0 | -12.3 to 56.8 | 0.43 |" in page
+    assert "| PPO | native and torch | 2 | 150.0, 140.0 | -12.3 to 56.8 | 0.43 |" in page
     assert "| 1,024 | 98.8 | 12.3 | 4,321 | 432 | 123 | 46% |" in "\n".join(report.scale(THROUGHPUT))
     assert report.page(page, data) == page  # writing it again changes nothing
 
@@ -247,3 +254,15 @@ def test_bars_are_as_long_as_their_rates_logarithms():
 def test_short_numbers():
     rates = (46_380_819, 999_600, 170_635, 3_168, 999.4)
     assert [chart.short(rate) for rate in rates] == ["46.4 M", "1 M", "171 k", "3.17 k", "999"]
+
+
+def test_every_line_of_the_gpus_benchmark_runs_without_one(tmp_path):
+    command = [sys.executable, "benchmarks/gpu.py", "--rehearse", "--out", str(tmp_path / "gpu.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=report.ROOT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found.keys() == {"machine", "roof", "env", "train", "eager", "dqn", "cpu", "solve", "peer"}
+    assert found["env"]["cartpole, 4"]["record_bytes"] == 56
+    assert found["train"]["cartpole, 4"]["steps_per_second"] > 0
+    assert found["train"]["dissected"]["waits"] == ""
+    assert "failed" not in json.dumps({name: figures for name, figures in found.items() if name != "peer"})

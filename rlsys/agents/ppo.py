@@ -42,7 +42,7 @@ class Critic(nn.Module):
         self.head = linear(hidden[-1] if hidden else encoder.num_features, 1, gain=1.0)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.head(self.body(features)).squeeze(-1)
+        return self.head(self.body(features)).squeeze(-1).to(self.head.weight.dtype)  # also under autocast
 
 
 class PPO:
