@@ -19,6 +19,7 @@ SIMS = {
     "inventory": "Inventory-v0",
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
+    "pricing": "Pricing-v0",
     "snake": "Snake-v0",
 }
 
