@@ -21,6 +21,7 @@ SIMS = {
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
     "pricing": "Pricing-v0",
+    "scheduling": "Scheduling-v0",
     "snake": "Snake-v0",
 }
 
