@@ -11,7 +11,7 @@ interrupted and taken up again. Then each queue may get a new customer; one who 
 | 1 | 0.15 | 0.50 | 3 |
 | 2 | 0.08 | 0.25 | 4 |
 
-Arrivals and services are Bernoulli, so the server is needed in 87 % of the slots.
+Arrivals and services are Bernoulli. Were nobody turned away, the server would be busy in 87 % of the slots.
 
 **Observation** `Box(3)`, float32: how many wait in each queue, the one being served included, / 6. It shows the whole state.
 
