@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 # Sim module -> Gymnasium name and version. A new sim needs one line here (docs/add-an-env.md).
 SIMS = {
+    "battery": "Battery-v0",
     "cartpole": "CartPole-v0",
+    "inventory": "Inventory-v0",
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
+    "pricing": "Pricing-v0",
+    "scheduling": "Scheduling-v0",
     "snake": "Snake-v0",
 }
 
