@@ -18,6 +18,8 @@ SIMS = {
     "cartpole": "CartPole-v0",
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
+    "quadrotor": "Quadrotor-v0",
+    "quadrotor_gates": "QuadrotorGates-v0",
     "snake": "Snake-v0",
 }
 
