@@ -20,6 +20,7 @@ SIMS = {
     "pendulum": "Pendulum-v0",
     "quadrotor": "Quadrotor-v0",
     "quadrotor_gates": "QuadrotorGates-v0",
+    "racer": "Racer-v0",
     "snake": "Snake-v0",
 }
 
