@@ -21,6 +21,7 @@ SIMS = {
     "quadrotor": "Quadrotor-v0",
     "quadrotor_gates": "QuadrotorGates-v0",
     "racer": "Racer-v0",
+    "reacher": "Reacher-v0",
     "snake": "Snake-v0",
 }
 
