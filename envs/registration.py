@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Sim module -> Gymnasium name and version. A new sim needs one line here (docs/add-an-env.md).
 SIMS = {
     "cartpole": "CartPole-v0",
+    "highway": "Highway-v0",
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
     "quadrotor": "Quadrotor-v0",
