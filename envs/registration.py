@@ -19,6 +19,7 @@ SIMS = {
     "highway": "Highway-v0",
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
+    "pushdisc": "PushDisc-v0",
     "quadrotor": "Quadrotor-v0",
     "quadrotor_gates": "QuadrotorGates-v0",
     "racer": "Racer-v0",
