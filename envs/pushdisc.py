@@ -71,6 +71,7 @@ State = state_dtype(
     disc_y="real",
     target_x="real",
     target_y="real",
+    action=("real", (2,)),
 )
 Params = params(speed=1.0)
 
@@ -152,10 +153,11 @@ def reset(s, p):
 def step(s, p, action):
     before = value(s)
     # The finger stops at the table's edge, in each direction by itself; what is left of the step is its way.
-    across = length(action[0], action[1])
+    s.action[0], s.action[1] = action[0], action[1]
+    across = length(s.action[0], s.action[1])
     most = p.speed * DT / max(across, 1.0)
-    way_x = min(max(s.finger_x + most * action[0], -TABLE), TABLE) - s.finger_x
-    way_y = min(max(s.finger_y + most * action[1], -TABLE), TABLE) - s.finger_y
+    way_x = min(max(s.finger_x + most * s.action[0], -TABLE), TABLE) - s.finger_x
+    way_y = min(max(s.finger_y + most * s.action[1], -TABLE), TABLE) - s.finger_y
     way = length(way_x, way_y)
     if way > 1e-9:
         move(s, way_x / way, way_y / way, way)

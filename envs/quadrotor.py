@@ -78,10 +78,15 @@ def clipped(x):
 
 
 @njit
-def fly(s, p, action):
+def take(s, action):
+    """Clip an action, and keep it in the state's own precision."""
+    s.action[0], s.action[1] = clipped(action[0]), clipped(action[1])
+
+
+@njit
+def fly(s, p):
     """Advance the state by one step. What turns it is constant over the step, so that theta moves along a parabola, which
     Runge-Kutta follows exactly; of the rest, its four stages see nothing but their angles."""
-    s.action[0], s.action[1] = clipped(action[0]), clipped(action[1])
     h = p.tau
     half_weight = 0.5 * p.mass * p.gravity
     lift = (2.0 + (s.action[0] + s.action[1])) * half_weight / p.mass
@@ -124,11 +129,11 @@ def reset(s, p):
 
 @njit
 def step(s, p, action):
-    a, b = clipped(action[0]), clipped(action[1])
+    take(s, action)
     cost = s.x * s.x + s.z * s.z + s.theta * s.theta
     cost += 0.1 * (s.x_dot * s.x_dot + s.z_dot * s.z_dot) + 0.01 * (s.theta_dot * s.theta_dot)
-    cost += 0.1 * (a * a + b * b)
-    fly(s, p, action)
+    cost += 0.1 * (s.action[0] * s.action[0] + s.action[1] * s.action[1])
+    fly(s, p)
     crashed = (abs(s.x) > p.bound) | (abs(s.z) > p.bound) | (abs(s.theta) > PI)
     return (-cost - CRASH if crashed else -cost), crashed
 

@@ -45,7 +45,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from envs.engine import Reference, Sim, njit, params, seed_by_level, state_dtype, uniform
-from envs.quadrotor import PI, draw_quadrotor, fly, regulate
+from envs.quadrotor import PI, draw_quadrotor, fly, regulate, take
 from envs.quadrotor import Params as QuadrotorParams
 
 GATES = 10
@@ -97,7 +97,8 @@ def way_from_last_wall(s):
 def step(s, p, action):
     before = way_from_last_wall(s)
     x, z = s.x, s.z
-    fly(s, p, action)
+    take(s, action)
+    fly(s, p)
     crashed = (abs(s.z) > HEIGHT) | (abs(s.theta) > PI) | (s.x < -BACK)
     gate = s.gate_x[s.passed]
     if s.x >= gate:  # a wall is farther from the next than a step can lead

@@ -76,6 +76,7 @@ MAX_SPEED, MAX_ACCELERATION = 40.0, 5.0
 SIGHT = 60.0
 PI = math.pi
 TURN = 2.0 * math.pi
+TURN_64 = np.float64(2.0 * math.pi)  # not a Python float: stays float64 where literals do not
 RAY_STEP = math.pi / 15.0
 START_SPEED = 10.0
 
@@ -84,6 +85,8 @@ State = state_dtype(
     y="real",
     heading="real",
     speed="real",
+    acceleration="real",
+    steering="real",
     distance="real",  # along the centreline since the start
     section="i4",  # the last cross-section that has been passed
     spacing="real",  # of cross-sections, along the centreline
@@ -92,9 +95,9 @@ State = state_dtype(
     left_y=("real", (SECTIONS,)),
     right_x=("real", (SECTIONS,)),
     right_y=("real", (SECTIONS,)),
-    scale="real",  # R
-    amplitude=("real", (HARMONICS,)),
-    phase=("real", (HARMONICS,)),
+    scale="f8",  # R; a track is worked out in float64, so that it is the same at either precision
+    cosine=("f8", (HARMONICS,)),  # a_k cos(b_k)
+    sine=("f8", (HARMONICS,)),  # -a_k sin(b_k)
 )
 Params = params(grip=8.0)
 
@@ -108,17 +111,17 @@ def distance(x, y, to_x, to_y):
 
 
 @njit
-def curve(s, phi):
-    """r(phi) / R and its first two derivatives."""
+def curve(s, cos, sin):
+    """r(phi) / R and its first two derivatives, for the cosine and sine of phi (those of k phi follow from them)."""
     r, first, second = 1.0, 0.0, 0.0
-    order = 2.0
+    order, c, d = 1.0, cos, sin
     for k in range(HARMONICS):
-        angle = order * phi + s.phase[k]
-        cos = s.amplitude[k] * math.cos(angle)
-        r += cos
-        first -= order * s.amplitude[k] * math.sin(angle)
-        second -= order * order * cos
+        c, d = c * cos - d * sin, d * cos + c * sin
         order += 1.0
+        wave = s.cosine[k] * c + s.sine[k] * d
+        r += wave
+        first += order * (s.sine[k] * c - s.cosine[k] * d)
+        second -= order * order * wave
     return r, first, second
 
 
@@ -131,11 +134,11 @@ def is_round_enough(s):
     """
     phi, ok = 0.0, True
     for _ in range(SECTIONS):
-        r, first, second = curve(s, phi)
+        r, first, second = curve(s, math.cos(phi), math.sin(phi))
         square = r * r + first * first
         bend = abs(r * r + 2.0 * (first * first) - r * second)
         ok = ok and r > 0.5 and bend * MIN_RADIUS < s.scale * (square * math.sqrt(square))
-        phi += TURN / 256.0
+        phi += TURN_64 / 256.0
     return ok
 
 
@@ -147,8 +150,8 @@ def draw_shape(s):
     for _ in range(TRIES):
         order = 2.0
         for k in range(HARMONICS):
-            s.amplitude[k] = strength * uniform(s, 0.0, 1.0) / order
-            s.phase[k] = uniform(s, 0.0, TURN)
+            amplitude, phase = strength * uniform(s, 0.0, 1.0) / order, uniform(s, 0.0, TURN_64)
+            s.cosine[k], s.sine[k] = amplitude * math.cos(phase), -amplitude * math.sin(phase)
             order += 1.0
         if is_round_enough(s):
             break
@@ -157,14 +160,15 @@ def draw_shape(s):
 
 @njit
 def point(s, phi):
-    r = s.scale * curve(s, phi)[0]
-    return r * math.cos(phi), r * math.sin(phi)
+    cos, sin = math.cos(phi), math.sin(phi)
+    r = s.scale * curve(s, cos, sin)[0]
+    return r * cos, r * sin
 
 
 @njit
 def lay_road(s, direction):
     """Put down the cross-sections: first the centreline, in `left`, at equal distances; then the walls."""
-    stride = direction * (TURN / 1024.0)
+    stride = direction * (TURN_64 / 1024.0)
     length = 0.0
     x, y = point(s, 0.0)
     phi = 0.0
@@ -173,11 +177,12 @@ def lay_road(s, direction):
         next_x, next_y = point(s, phi)
         length += distance(x, y, next_x, next_y)
         x, y = next_x, next_y
-    s.spacing = length / 256.0
+    spacing = length / 256.0
+    s.spacing = spacing
 
     x, y = point(s, 0.0)
     s.left_x[0], s.left_y[0] = x, y
-    phi, come, due, placed = 0.0, 0.0, s.spacing, 1
+    phi, come, due, placed = 0.0, 0.0, spacing, 1
     for _ in range(FINE):
         phi += stride
         next_x, next_y = point(s, phi)
@@ -186,7 +191,7 @@ def lay_road(s, direction):
             share = (due - come) / piece
             s.left_x[placed], s.left_y[placed] = x + share * (next_x - x), y + share * (next_y - y)
             placed += 1
-            due += s.spacing
+            due += spacing
         come += piece
         x, y = next_x, next_y
 
@@ -208,11 +213,15 @@ def lay_road(s, direction):
 
 
 @njit
+def across(s, k, dx, dy):
+    """How far a way leads across section k, or along it (0), in m."""
+    return (dx * (s.left_y[k] - s.right_y[k]) - dy * (s.left_x[k] - s.right_x[k])) / (2.0 * s.half_width)
+
+
+@njit
 def past(s, k, x, y):
     """How far (x, y) lies beyond cross-section k, in m."""
-    across_x, across_y = s.left_x[k] - s.right_x[k], s.left_y[k] - s.right_y[k]
-    cross = (x - s.right_x[k]) * across_y - (y - s.right_y[k]) * across_x
-    return cross / (2.0 * s.half_width)
+    return across(s, k, x - s.right_x[k], y - s.right_y[k])
 
 
 @njit
@@ -287,10 +296,8 @@ def sight(s, angle):
         wall_right = (s.right_y[n] - s.right_y[k]) * dx - (s.right_x[n] - s.right_x[k]) * dy
         wall = exit_at(right_of_left_wall(s, k, n, s.x, s.y), wall_left)
         wall = max(min(wall, exit_at(left_of_right_wall(s, k, n, s.x, s.y), wall_right)), 0.0)
-        front_rate = past(s, n, s.x + dx, s.y + dy) - past(s, n, s.x, s.y)
-        back_rate = past(s, k, s.x, s.y) - past(s, k, s.x + dx, s.y + dy)
-        front = exit_at(-past(s, n, s.x, s.y), front_rate)
-        back = exit_at(past(s, k, s.x, s.y), back_rate)
+        front = exit_at(-past(s, n, s.x, s.y), across(s, n, dx, dy))
+        back = exit_at(past(s, k, s.x, s.y), -across(s, k, dx, dy))
         if wall <= min(front, back):
             return min(wall, SIGHT)
         if min(front, back) >= SIGHT:
@@ -313,9 +320,9 @@ def reset(s, p):
 
 
 @njit
-def drive(s, p, acceleration, steering):
+def drive(s, p):
     """One Euler step of the car."""
-    slip = math.atan(0.5 * math.tan(steering))
+    slip = math.atan(0.5 * math.tan(s.steering))
     held = HALF_LENGTH * p.grip / max(s.speed * s.speed, 1e-6)  # the sine that the tyres can hold
     if held < 1.0:
         widest = math.asin(held)
@@ -323,18 +330,19 @@ def drive(s, p, acceleration, steering):
     s.x += DT * s.speed * math.cos(s.heading + slip)
     s.y += DT * s.speed * math.sin(s.heading + slip)
     s.heading += DT * s.speed * math.sin(slip) / HALF_LENGTH
-    s.speed = min(max(s.speed + DT * acceleration, 0.0), MAX_SPEED)
+    s.speed = min(max(s.speed + DT * s.acceleration, 0.0), MAX_SPEED)
 
 
 @njit
 def step(s, p, action):
-    acceleration = MAX_ACCELERATION * min(max(action[0], -1.0), 1.0)
-    steering = 0.25 * PI * min(max(action[1], -1.0), 1.0)
+    s.acceleration, s.steering = min(max(action[0], -1.0), 1.0), min(max(action[1], -1.0), 1.0)
+    s.acceleration *= MAX_ACCELERATION
+    s.steering *= 0.25 * PI
     sections = -share_of_section(s)
     on_road = True
     for _ in range(SUBSTEPS):
         if on_road:
-            drive(s, p, acceleration, steering)
+            drive(s, p)
             sections += find_section(s)
             on_road = is_on_road(s)
     progress = (sections + share_of_section(s)) * s.spacing

@@ -70,7 +70,7 @@ def test_the_disc_is_left_behind_as_in_the_limit():
     actions = np.tile(np.float32([1, 0]), (300, 1))
     env = tables(states, params={"speed": 4.0})
     env.step(actions)
-    after, (finger, disc) = read(env), pushed_bit_by_bit(states, actions, way=0.2, bits=20_000)
+    after, (_, disc) = read(env), pushed_bit_by_bit(states, actions, way=0.2, bits=20_000)
     np.testing.assert_allclose(after[:, 2:4], disc, rtol=0, atol=2e-4)
     passed = after[:, 0] > after[:, 2] + 1e-3
     assert passed.sum() > 100

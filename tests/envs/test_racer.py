@@ -153,10 +153,10 @@ def test_the_first_tracks_are_what_they_have_always_been():
 GOLDEN = [[108.048, 5.7914, 2.82, -88.3829], [93.9637, 5.9516, 2.492, -73.6459], [88.9439, 5.7151, 2.3209, -75.7623]]
 
 
-def test_float32_tracks_are_the_same_up_to_centimetres():
+def test_float32_tracks_are_the_same_up_to_rounding():
     one, other = tracks(np.arange(200)).state, tracks(np.arange(200), precision="float32").state
-    assert np.abs(one["left_x"] - other["left_x"]).max() < 0.05
-    assert np.abs(one["right_y"] - other["right_y"]).max() < 0.05
+    assert np.abs(one["left_x"] - other["left_x"]).max() < 1e-4
+    assert np.abs(one["right_y"] - other["right_y"]).max() < 1e-4
 
 
 # -- seeing ------------------------------------------------------------------------------------------------------------
