@@ -39,8 +39,8 @@ terminated; truncated after 200 steps (8 seconds). **Solved** at a mean return o
 
 See `envs/reference/reacher.py`.
 
-**Source**: Spong, Hutchinson, Vidyasagar, "Robot Modeling and Control", 2006, section 7.3 (the two-link arm) and 8.3 (computed
-torque). The task is in the manner of Gymnasium's `Reacher`; the dynamics are not MuJoCo's.
+**Source**: the two-link arm and computed torque are in Spong, Hutchinson, Vidyasagar, "Robot Modeling and Control", 2006. The
+task is in the manner of Gymnasium's `Reacher`; the dynamics are not MuJoCo's.
 """
 
 import math
