@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 SIMS = {
     "battery": "Battery-v0",
     "cartpole": "CartPole-v0",
+    "highway": "Highway-v0",
     "inventory": "Inventory-v0",
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
     "pricing": "Pricing-v0",
+    "pushdisc": "PushDisc-v0",
+    "quadrotor": "Quadrotor-v0",
+    "quadrotor_gates": "QuadrotorGates-v0",
+    "racer": "Racer-v0",
+    "reacher": "Reacher-v0",
     "scheduling": "Scheduling-v0",
     "snake": "Snake-v0",
 }
