@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Sim module -> Gymnasium name and version. A new sim needs one line here (docs/add-an-env.md).
 SIMS = {
     "cartpole": "CartPole-v0",
+    "game2048": "Game2048-v0",
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
     "snake": "Snake-v0",
