@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Sim module -> Gymnasium name and version. A new sim needs one line here (docs/add-an-env.md).
 SIMS = {
+    "breakout": "Breakout-v0",
     "cartpole": "CartPole-v0",
     "game2048": "Game2048-v0",
     "maze": "Maze-v0",
