@@ -32,6 +32,7 @@ from envs.engine import Sim, njit, params, randint, state_dtype
 
 SIZE = 12
 CELLS = SIZE * SIZE
+PLANES = 7
 NOWHERE = CELLS  # the fruit's cell when the board is full
 FREE, HEAD = 0, 5  # codes of `trail`; 1, 2, 3, 4: body whose next cell toward the head lies up, right, down, left
 
@@ -99,17 +100,17 @@ def step(s, p, action):
 
 @njit
 def observe(s, p, obs):
-    for row in range(SIZE):
-        for column in range(SIZE):
-            code = s.trail[row * SIZE + column]
-            for plane in range(3):
-                obs[row, column, plane] = 0
-            for direction in range(4):
-                obs[row, column, 3 + direction] = code == direction + 1
-    obs[s.head // SIZE, s.head % SIZE, 0] = 1
-    obs[s.tail // SIZE, s.tail % SIZE, 1] = 1
+    flat = obs.flat  # a third of the time that three indices take
+    for k in range(PLANES * CELLS):
+        flat[k] = 0
+    for cell in range(CELLS):
+        code = int(s.trail[cell])
+        if code != FREE and code != HEAD:
+            flat[PLANES * cell + 2 + code] = 1
+    flat[PLANES * int(s.head)] = 1
+    flat[PLANES * int(s.tail) + 1] = 1
     if s.fruit != NOWHERE:
-        obs[s.fruit // SIZE, s.fruit % SIZE, 2] = 1
+        flat[PLANES * int(s.fruit) + 2] = 1
 
 
 @njit
@@ -189,7 +190,7 @@ SIM = Sim(
     observe=observe,
     draw=draw,
     valid=valid,
-    observation_space=MultiBinary((SIZE, SIZE, 7)),
+    observation_space=MultiBinary((SIZE, SIZE, PLANES)),
     action_space=Discrete(4),
     max_episode_steps=4000,
     reward_threshold=60.0,
