@@ -18,6 +18,7 @@ SIMS = {
     "breakout": "Breakout-v0",
     "cartpole": "CartPole-v0",
     "game2048": "Game2048-v0",
+    "labyrinth": "Labyrinth-v0",
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
     "snake": "Snake-v0",
