@@ -197,6 +197,8 @@ def scripted(s, p, action):
     So the snake always lies along the tour in the tour's order, all cells from its head to its tail are free, and it never
     crashes.
     """
+    if s.fruit == NOWHERE:
+        return
     head = TOUR[s.head]
     to_tail = (TOUR[s.tail] - head) % CELLS if s.length > 1 else CELLS
     limit = min(to_tail, (TOUR[s.fruit] - head) % CELLS)
