@@ -51,24 +51,24 @@ Params = params(fours=10)
 
 @njit
 def slid(a, b, c, d):
-    """A line of exponents after a move toward a, and the sum of the tiles that it made.
-
-    Every choice is between two numbers: of branches, which nobody could predict, a step would take three times as long.
-    """
-    gap = c == 0
-    c, d = d if gap else c, 0 if gap else d
-    gap = b == 0
-    b, c, d = c if gap else b, d if gap else c, 0 if gap else d
-    gap = a == 0
-    a, b, c, d = b if gap else a, c if gap else b, d if gap else c, 0 if gap else d
-
-    first = (a == b) & (a != 0) & (a != TILE)
-    a, b, c, d = a + first, c if first else b, d if first else c, 0 if first else d
-    second = (b == c) & (b != 0) & (b != TILE)
-    b, c, d = b + second, d if second else c, 0 if second else d
-    third = (c == d) & (c != 0) & (c != TILE)
-    c, d = c + third, 0 if third else d
-    return a, b, c, d, (first << a) + (second << b) + (third << c)
+    """A line of exponents after a move toward a, and the sum of the tiles that it made."""
+    made = 0
+    if c == 0:
+        c, d = d, 0
+    if b == 0:
+        b, c, d = c, d, 0
+    if a == 0:
+        a, b, c, d = b, c, d, 0
+    if a != 0 and a == b and a != TILE:
+        a, b, c, d = a + 1, c, d, 0
+        made += 1 << a
+    if b != 0 and b == c and b != TILE:
+        b, c, d = b + 1, d, 0
+        made += 1 << b
+    if c != 0 and c == d and c != TILE:
+        c, d = c + 1, 0
+        made += 1 << c
+    return a, b, c, d, made
 
 
 @njit
