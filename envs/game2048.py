@@ -22,10 +22,9 @@ here, never come about. **Solved** at a mean return of 20,000, about what a game
 | fours | 10 | new tiles that are a 4, percent |
 
 **References**: the baseline looks one move, one new 2 and one more move ahead, and counts free cells, pairs that can merge, and
-how far the lines are from falling or rising all the way. The best
-possible return is not known, and neither is a useful bound. Players that learned the value of positions with n-tuple networks
-make a 2048 in over 97 % of games (Szubert and Jaśkowski, "Temporal difference learning of n-tuple networks for the game
-2048", CIG 2014).
+how far the lines are from falling or rising all the way. The best possible return is not known, and neither is a useful bound.
+Players that learned the value of positions with n-tuple networks make a 2048 in over 97 % of games (Szubert and Jaśkowski,
+"Temporal difference learning of n-tuple networks for the game 2048", CIG 2014).
 
 **Source**: Cirulli, "2048", 2014; actions and the tiles' exponents as in Bonnet et al., "Jumanji: a diverse suite of scalable
 reinforcement learning environments in JAX", ICLR 2024, where a move that changes nothing does bring a tile.
