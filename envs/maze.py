@@ -17,9 +17,11 @@ level ids ("train", "test") is a split of mazes, and the score on the test level
 **Reward** 1 on reaching the goal, else 0. **Start**: start and goal are uniform on distinct cells.
 **End**: terminated at the goal; truncated after 500 steps (the longest way possible has 160).
 **Solved** at a mean return of 0.95 on test levels. The shortest way, `optimal_steps(level)`, has 40 steps on average; a
-random walk finds the goal in one level of five.
+random walk finds the goal in one level of six.
 
 **Parameters**: none. **Levels**: yes.
+
+**References**: the baseline goes the shortest way, so that it always reaches the goal: nobody can do better.
 
 **Source**: levels by randomised depth-first search; protocol of Cobbe et al., "Leveraging procedural generation to
 benchmark reinforcement learning", ICML 2020.
@@ -30,7 +32,7 @@ from functools import cache
 
 from gymnasium.spaces import Discrete, MultiBinary
 
-from envs.engine import Sim, njit, params, randint, seed_by_level, state_dtype
+from envs.engine import Reference, Sim, njit, params, randint, seed_by_level, state_dtype
 
 SIDE = 9  # cells
 SIZE = 2 * SIDE + 1  # squares; cell (i, j) is square (2 i + 1, 2 j + 1)
@@ -42,15 +44,15 @@ Params = params()
 
 
 @njit
-def is_unvisited(s, row, column):
-    return 0 < row < SIZE and 0 < column < SIZE and s.walls[row, column] == WALL
+def is_unvisited(s, size, row, column):
+    return 0 < row < size and 0 < column < size and s.walls[row, column] == WALL
 
 
 @njit
-def open_direction(s, row, column, skip):
+def open_direction(s, size, row, column, skip):
     """The direction of an unvisited neighbour cell, after `skip` others."""
     for direction in range(4):
-        if is_unvisited(s, row + 2 * DOWN[direction], column + 2 * RIGHT[direction]):
+        if is_unvisited(s, size, row + 2 * DOWN[direction], column + 2 * RIGHT[direction]):
             if skip == 0:
                 return direction
             skip -= 1
@@ -58,20 +60,21 @@ def open_direction(s, row, column, skip):
 
 
 @njit
-def carve(s):
-    """Cut a maze into solid wall: walk to a random unvisited neighbour cell; where there is none, go back one cell.
+def carve(s, side):
+    """Cut a maze of side x side cells into solid wall: walk to a random unvisited neighbour cell; where there is none, go back.
 
     The way back is kept in the maze itself: until the end, a visited cell holds 2 + the direction it was entered in.
     """
-    row, column = 2 * randint(s, SIDE) + 1, 2 * randint(s, SIDE) + 1
+    size = 2 * side + 1
+    row, column = 2 * randint(s, side) + 1, 2 * randint(s, side) + 1
     root_row, root_column = row, column
     s.walls[row, column] = 2
     while True:
         choices = 0
         for direction in range(4):
-            choices += is_unvisited(s, row + 2 * DOWN[direction], column + 2 * RIGHT[direction])
+            choices += is_unvisited(s, size, row + 2 * DOWN[direction], column + 2 * RIGHT[direction])
         if choices > 0:
-            direction = open_direction(s, row, column, randint(s, choices))
+            direction = open_direction(s, size, row, column, randint(s, choices))
             s.walls[row + DOWN[direction], column + RIGHT[direction]] = OPEN
             row, column = row + 2 * DOWN[direction], column + 2 * RIGHT[direction]
             s.walls[row, column] = 2 + direction
@@ -80,9 +83,19 @@ def carve(s):
         else:
             direction = s.walls[row, column] - 2
             row, column = row - 2 * DOWN[direction], column - 2 * RIGHT[direction]
-    for i in range(1, SIZE, 2):
-        for j in range(1, SIZE, 2):
+    for i in range(1, size, 2):
+        for j in range(1, size, 2):
             s.walls[i, j] = OPEN
+
+
+@njit
+def place(s, side):
+    """Put agent and goal on distinct cells."""
+    start = randint(s, side * side)
+    goal = randint(s, side * side - 1)
+    goal += goal >= start  # any cell but the start
+    s.row, s.column = 2 * (start // side) + 1, 2 * (start % side) + 1
+    s.goal_row, s.goal_column = 2 * (goal // side) + 1, 2 * (goal % side) + 1
 
 
 @njit
@@ -91,12 +104,8 @@ def reset(s, p):
     for i in range(SIZE):
         for j in range(SIZE):
             s.walls[i, j] = WALL
-    carve(s)
-    start = randint(s, SIDE * SIDE)
-    goal = randint(s, SIDE * SIDE - 1)
-    goal += goal >= start  # any cell but the start
-    s.row, s.column = 2 * (start // SIDE) + 1, 2 * (start % SIDE) + 1
-    s.goal_row, s.goal_column = 2 * (goal // SIDE) + 1, 2 * (goal % SIDE) + 1
+    carve(s, SIDE)
+    place(s, SIDE)
 
 
 @njit
@@ -110,13 +119,13 @@ def step(s, p, action):
 
 @njit
 def observe(s, p, obs):
-    for row in range(SIZE):
-        for column in range(SIZE):
-            obs[row, column, 0] = s.walls[row, column]
-            obs[row, column, 1] = 0
-            obs[row, column, 2] = 0
-    obs[s.row, s.column, 1] = 1
-    obs[s.goal_row, s.goal_column, 2] = 1
+    flat, walls = obs.flat, s.walls.flat  # a fifth of the time that three indices take
+    for square in range(SIZE * SIZE):
+        flat[3 * square] = walls[square]
+        flat[3 * square + 1] = 0
+        flat[3 * square + 2] = 0
+    flat[3 * (int(s.row) * SIZE + int(s.column)) + 1] = 1
+    flat[3 * (int(s.goal_row) * SIZE + int(s.goal_column)) + 2] = 1
 
 
 @njit
@@ -133,6 +142,35 @@ def valid(s, p):
 @njit
 def is_inside(row, column):
     return 0 < row < SIZE - 1 and 0 < column < SIZE - 1
+
+
+@njit
+def first_step(s, squares):
+    """The direction in which the shortest way to the goal begins, in a perfect maze of so many squares.
+
+    There is but one way. Whoever sets out into a passage and keeps a hand on the right wall sees all that lies beyond it, then
+    is back; so it is the passage from which they come to the goal before they are back.
+    """
+    for first in range(4):
+        row, column, heading = int(s.row) + DOWN[first], int(s.column) + RIGHT[first], first
+        if s.walls[row, column] == WALL:
+            continue
+        for _ in range(2 * squares):  # no square is walked over more than once in each direction along the wall
+            if row == s.goal_row and column == s.goal_column:
+                return first
+            if row == s.row and column == s.column:
+                break
+            for turn in (1, 0, 3, 2):  # to the right, straight on, to the left, back
+                down, right = DOWN[(heading + turn) % 4], RIGHT[(heading + turn) % 4]
+                if s.walls[row + down, column + right] != WALL:
+                    row, column, heading = row + down, column + right, (heading + turn) % 4
+                    break
+    return 0
+
+
+@njit
+def scripted(s, p, action):
+    action[0] = first_step(s, SIZE * SIZE)
 
 
 def draw(s, p, canvas):
@@ -187,6 +225,12 @@ SIM = Sim(
     observe=observe,
     draw=draw,
     valid=valid,
+    scripted=scripted,
+    references={
+        "random": Reference(0.1551, 0.0036, "uniform actions, 10,000 test levels"),
+        "scripted": Reference(1.0, 0.0, "10,000 test levels"),
+        "optimal": Reference(1.0, 0.0, "every goal can be reached, in 160 steps at most"),
+    },
     observation_space=MultiBinary((SIZE, SIZE, 3)),
     action_space=Discrete(4),
     max_episode_steps=500,

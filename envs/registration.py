@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 # Sim module -> Gymnasium name and version. A new sim needs one line here (docs/add-an-env.md).
 SIMS = {
     "battery": "Battery-v0",
+    "breakout": "Breakout-v0",
     "cartpole": "CartPole-v0",
+    "game2048": "Game2048-v0",
     "highway": "Highway-v0",
     "inventory": "Inventory-v0",
+    "labyrinth": "Labyrinth-v0",
     "maze": "Maze-v0",
     "pendulum": "Pendulum-v0",
     "pricing": "Pricing-v0",

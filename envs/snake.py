@@ -17,10 +17,13 @@ entered in that step; so a snake of two cells may turn about.
 **Reward** 1 for a fruit, else 0. **Start**: a snake of one cell, anywhere; the fruit on any other cell. A new fruit is
 uniform on the free cells. **End**: terminated when the head would leave the board or enter the body (the observation is
 then the one before the crash), or when the snake fills the board; truncated after 4000 steps.
-**Solved** at a mean return of 60; 143 fills the board. For comparison, going round and round on one tour of the board
-(`hamiltonian_policy`) never crashes and eats 75 fruits in 4000 steps.
+**Solved** at a mean return of 60; 143 fills the board.
 
 **Parameters**: none.
+
+**References**: the baseline follows one tour of the board and takes every shortcut that leaves the snake lying in the tour's
+order. It never crashes and eats 126 fruits in 4000 steps; without shortcuts (`hamiltonian_policy`) it would be 75. The best
+possible return is not known: 143, all that the board has room for, is a bound.
 
 **Source**: Bonnet et al., "Jumanji: a diverse suite of scalable reinforcement learning environments in JAX", ICLR 2024.
 """
@@ -28,10 +31,11 @@ then the one before the crash), or when the snake fills the board; truncated aft
 import numpy as np
 from gymnasium.spaces import Discrete, MultiBinary
 
-from envs.engine import Sim, njit, params, randint, state_dtype
+from envs.engine import Reference, Sim, njit, params, randint, state_dtype
 
 SIZE = 12
 CELLS = SIZE * SIZE
+PLANES = 7
 NOWHERE = CELLS  # the fruit's cell when the board is full
 FREE, HEAD = 0, 5  # codes of `trail`; 1, 2, 3, 4: body whose next cell toward the head lies up, right, down, left
 
@@ -99,17 +103,17 @@ def step(s, p, action):
 
 @njit
 def observe(s, p, obs):
-    for row in range(SIZE):
-        for column in range(SIZE):
-            code = s.trail[row * SIZE + column]
-            for plane in range(3):
-                obs[row, column, plane] = 0
-            for direction in range(4):
-                obs[row, column, 3 + direction] = code == direction + 1
-    obs[s.head // SIZE, s.head % SIZE, 0] = 1
-    obs[s.tail // SIZE, s.tail % SIZE, 1] = 1
+    flat = obs.flat  # half the time that three indices take
+    for k in range(PLANES * CELLS):
+        flat[k] = 0
+    for cell in range(CELLS):
+        code = int(s.trail[cell])
+        if code != FREE and code != HEAD:
+            flat[PLANES * cell + 2 + code] = 1
+    flat[PLANES * int(s.head)] = 1
+    flat[PLANES * int(s.tail) + 1] = 1
     if s.fruit != NOWHERE:
-        obs[s.fruit // SIZE, s.fruit % SIZE, 2] = 1
+        flat[PLANES * int(s.fruit) + 2] = 1
 
 
 @njit
@@ -174,6 +178,40 @@ def _hamiltonian_cycle():
 HAMILTONIAN_CYCLE = _hamiltonian_cycle()
 
 
+def _tour():
+    """For each cell, its number along that tour."""
+    number, cell = np.empty(CELLS, np.int64), 0
+    for k in range(CELLS):
+        number[cell] = k
+        cell += (-SIZE, 1, SIZE, -1)[HAMILTONIAN_CYCLE[cell]]
+    return number
+
+
+TOUR = _tour()
+
+
+@njit
+def scripted(s, p, action):
+    """Along the tour, but with shortcuts: to the neighbour that is furthest ahead, yet not beyond the fruit or the tail.
+
+    So the snake always lies along the tour in the tour's order, all cells from its head to its tail are free, and it never
+    crashes.
+    """
+    if s.fruit == NOWHERE:
+        return
+    head = TOUR[s.head]
+    to_tail = (TOUR[s.tail] - head) % CELLS if s.length > 1 else CELLS
+    limit = min(to_tail, (TOUR[s.fruit] - head) % CELLS)
+    furthest = 0
+    for direction in range(4):
+        cell = neighbour(int(s.head), direction)
+        if cell >= 0:
+            ahead = (TOUR[cell] - head) % CELLS
+            if furthest < ahead <= limit:
+                furthest = ahead
+                action[0] = direction
+
+
 def hamiltonian_policy(obs):
     """A scripted player that fills the board, given steps enough: actions (N,) for observations (N, 12, 12, 7)."""
     return HAMILTONIAN_CYCLE[obs[..., 0].reshape(len(obs), CELLS).argmax(axis=1)]
@@ -189,7 +227,13 @@ SIM = Sim(
     observe=observe,
     draw=draw,
     valid=valid,
-    observation_space=MultiBinary((SIZE, SIZE, 7)),
+    scripted=scripted,
+    references={
+        "random": Reference(0.104, 0.0033, "uniform actions, 10,000 episodes"),
+        "scripted": Reference(125.6, 0.05, "10,000 episodes"),
+        "optimal": Reference(143.0, 0.0, "a full board: a bound"),
+    },
+    observation_space=MultiBinary((SIZE, SIZE, PLANES)),
     action_space=Discrete(4),
     max_episode_steps=4000,
     reward_threshold=60.0,

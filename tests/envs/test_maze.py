@@ -11,6 +11,7 @@ from scipy import stats
 import envs
 from envs.engine.sim import SPLITS
 from envs.maze import SIDE, SIZE, optimal_steps, shortest_way
+from envs.reference.measure import returns
 
 UP, RIGHT, DOWN, LEFT = range(4)
 LAYOUT = ["walls", "row", "column", "goal_row", "goal_column"]
@@ -61,6 +62,30 @@ def test_the_shortest_way_reaches_the_goal_in_exactly_the_optimal_steps(level):
     assert len(way) == optimal_steps(level)
     assert ended == [False] * (len(way) - 1) + [True]
     assert env.state["episode_return"][0] == 1
+
+
+def test_the_baseline_goes_the_shortest_way_from_wherever_it_is():
+    env = envs.make_vec("maze", 100, seed=0, autoreset_mode="NextStep")
+    env.action_space.seed(0)
+    env.reset()
+    for _ in range(30):
+        env.step(env.action_space.sample())
+    for _ in range(20):
+        playing = [i for i, s in enumerate(env.state) if ends(s)[0] != ends(s)[1]]
+        ways = {i: shortest_way(env.state["walls"][i], *ends(env.state[i])) for i in playing}
+        actions = env.scripted_actions()
+        assert [actions[i] for i in ways] == [way[0] for way in ways.values()]
+        env.step(actions)
+
+
+def test_the_references_are_what_is_measured():
+    references = envs.get_sim("maze").references
+    found = returns("maze", "random", 2000, seed=7)
+    error = np.hypot(found.std(ddof=1) / np.sqrt(len(found)), references["random"].error)
+    assert abs(found.mean() - references["random"].mean) < 4 * error
+    assert (returns("maze", "scripted", 500, seed=7) == references["scripted"].mean).all()
+    assert references["optimal"].mean == 1
+    assert envs.get_sim("maze").max_episode_steps >= 2 * (SIDE * SIDE - 1)  # a way through every cell
 
 
 def test_a_level_is_a_function_of_its_id_alone():

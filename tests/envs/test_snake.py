@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs.snake import CELLS, FREE, HEAD, NOWHERE, SIZE, body_cells, hamiltonian_policy
+from envs.reference.measure import returns
+from envs.snake import CELLS, FREE, HEAD, NOWHERE, SIZE, TOUR, body_cells, hamiltonian_policy
 
 UP, RIGHT, DOWN, LEFT = range(4)
 ENV = envs.make_vec("snake", 8)
@@ -140,6 +141,39 @@ def test_start_and_fruit_are_uniform():
     assert (np.abs(heads - 694) < 132).all()
     assert (np.abs(fruits - 694) < 132).all()
     assert (env.state["head"] != env.state["fruit"]).all()
+
+
+def test_the_baseline_lies_in_the_tours_order_and_fills_the_board_in_half_the_time():
+    env = envs.make_vec("snake", 16, seed=0, max_episode_steps=20_000, autoreset_mode="NextStep")
+    env.reset()
+    finished = np.zeros(16, bool)
+    for _ in range(7000):  # along the tour alone it would take 10,000
+        for s in env.state[:1].view(np.recarray):
+            ahead = (TOUR[body_cells(s)] - TOUR[s.tail]) % CELLS
+            assert (np.diff(ahead) > 0).all()
+        _, _, terminated, _, info = env.step(env.scripted_actions())
+        if terminated.any():
+            assert (info["episode"]["r"][terminated] == CELLS - 1).all()
+            finished |= terminated
+        if finished.all():
+            break
+    assert finished.all()
+
+
+def test_the_tour_visits_every_cell_by_single_steps():
+    cells = np.argsort(TOUR)
+    assert sorted(TOUR) == list(range(CELLS))
+    places = np.array([divmod(c, SIZE) for c in [*cells, cells[0]]])
+    assert (np.abs(np.diff(places, axis=0)).sum(axis=1) == 1).all()
+
+
+def test_the_references_are_what_is_measured():
+    references = envs.get_sim("snake").references
+    for policy, episodes in (("random", 4000), ("scripted", 200)):
+        found = returns("snake", policy, episodes, seed=7)
+        error = np.hypot(found.std(ddof=1) / np.sqrt(len(found)), references[policy].error)
+        assert abs(found.mean() - references[policy].mean) < 4 * error
+    assert references["optimal"].mean == CELLS - 1
 
 
 class PlainSnake:
