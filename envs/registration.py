@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 # Sim module -> Gymnasium name and version. A new sim needs one line here (docs/add-an-env.md).
 SIMS = {
+    "acrobot": "Acrobot-v0",
     "cartpole": "CartPole-v0",
     "maze": "Maze-v0",
+    "mountaincar": "MountainCar-v0",
+    "mountaincar_continuous": "MountainCarContinuous-v0",
     "pendulum": "Pendulum-v0",
     "snake": "Snake-v0",
 }
