@@ -22,13 +22,24 @@ then the one before the crash), or when the snake fills the board; truncated aft
 
 **Parameters**: none.
 
+**Baseline** (`scripted`): along that tour, but by short cuts that pass neither the fruit nor the tail, as long as the snake
+covers less than half of the board. It fills the board in 2911 steps on average.
+
+**References** (mean return, `SIM.references`):
+
+| policy | return |
+|---|---|
+| random | 0.1 |
+| scripted | 143.0 |
+| optimal | 143.0 |
+
 **Source**: Bonnet et al., "Jumanji: a diverse suite of scalable reinforcement learning environments in JAX", ICLR 2024.
 """
 
 import numpy as np
 from gymnasium.spaces import Discrete, MultiBinary
 
-from envs.engine import Sim, njit, params, randint, state_dtype
+from envs.engine import Reference, Sim, njit, params, randint, state_dtype
 
 SIZE = 12
 CELLS = SIZE * SIZE
@@ -132,6 +143,37 @@ def valid(s, p):
     return cell == s.head and s.trail[cell] == HEAD and covered == s.length
 
 
+@njit
+def place_on_tour(cell):
+    """A cell's place on one closed tour of the board, 0 to 143: down in zigzags, back up the first column."""
+    row, column = cell // SIZE, cell % SIZE
+    if column == 0:
+        return (CELLS - row) % CELLS
+    return 1 + (SIZE - 1) * row + (column - 1 if row % 2 == 0 else SIZE - 1 - column)
+
+
+@njit
+def ahead(cell, other):
+    """How many cells of the tour `other` is ahead of `cell`: 0 to 143."""
+    return (place_on_tour(other) - place_on_tour(cell) + CELLS) % CELLS
+
+
+@njit
+def scripted(s, p, action):
+    head = int(s.head)
+    # From head to tail along the tour all is free, and remains so if the head never passes the tail, which is about to
+    # leave its cell.
+    furthest = ahead(head, int(s.fruit)) if s.length < CELLS // 2 else 1
+    if s.length > 1:
+        furthest = max(1, min(furthest, ahead(head, int(s.tail)) - 1))
+    best = 0
+    for direction in range(4):
+        cell = neighbour(head, direction)
+        if cell >= 0 and best < ahead(head, cell) <= furthest:
+            best = ahead(head, cell)
+            action[0] = direction
+
+
 def draw(s, p, canvas):
     rows, columns = np.indices((SIZE, SIZE))
     canvas.tiles((rows + columns) % 2, ["paper", "shade"])
@@ -188,10 +230,16 @@ SIM = Sim(
     step=step,
     observe=observe,
     draw=draw,
+    scripted=scripted,
     valid=valid,
     observation_space=MultiBinary((SIZE, SIZE, 7)),
     action_space=Discrete(4),
     max_episode_steps=4000,
     reward_threshold=60.0,
     frame_rate=15,
+    references={
+        "random": Reference(0.1037, 0.0033, "uniform actions, 10 000 test episodes"),
+        "scripted": Reference(143.0, 0.0, "10 000 test episodes, each of which filled the board"),
+        "optimal": Reference(143.0, 0.0, "the full board, which the baseline reaches"),
+    },
 )

@@ -8,8 +8,8 @@ import pytest
 import envs
 from envs.reference.measure import returns
 
-SIMS = ["acrobot", "cartpole", "mountaincar", "mountaincar_continuous", "pendulum"]
-MIRRORED = [name for name in SIMS if not name.startswith("mountaincar")]  # the car's valley is not symmetric
+SIMS = ["acrobot", "cartpole", "maze", "mountaincar", "mountaincar_continuous", "pendulum", "snake"]
+MIRRORED = ["acrobot", "cartpole", "pendulum"]
 
 
 @pytest.mark.parametrize("policy", ["random", "scripted"])
@@ -39,6 +39,18 @@ def test_a_baselines_actions_are_actions(name):
         actions = env.scripted_actions()
         assert actions in env.action_space
         env.step(actions)
+
+
+@pytest.mark.parametrize("name", SIMS)
+def test_a_compiled_baseline_does_what_plain_python_does(name):
+    compiled, plain = (envs.make_vec(name, 8, seed=0, precision="float64", backend=b) for b in ("serial", "python"))
+    compiled.reset()
+    plain.reset()
+    for _ in range(50):
+        actions = compiled.scripted_actions()
+        np.testing.assert_allclose(plain.scripted_actions(), actions, rtol=0, atol=1e-6)
+        compiled.step(actions)
+        plain.step(actions)
 
 
 @pytest.mark.parametrize("name", MIRRORED)

@@ -63,6 +63,45 @@ def test_the_shortest_way_reaches_the_goal_in_exactly_the_optimal_steps(level):
     assert env.state["episode_return"][0] == 1
 
 
+@settings(max_examples=50, deadline=None)
+@given(level=st.integers(0, 2**31 - 1))
+def test_the_baseline_walks_around_the_whole_maze_in_as_many_steps_as_there_are_sides_of_passages(level):
+    env = envs.make_vec("maze", 1, seed=0, autoreset_mode="NextStep")
+    env.reset(options={"level": level})
+    env.state["goal_row"] = env.state["goal_column"] = 18  # in the wall, never to be reached
+    s = env.state.view(np.recarray)[0]
+    first, seen = None, set()
+    for _ in range(320):  # 160 moves between neighbouring squares, each there and back
+        seen.add((int(s.row), int(s.column)))
+        before = (int(s.row), int(s.column))
+        action = int(env.scripted_actions()[0])
+        env.step(np.array([action]))
+        assert (int(s.row), int(s.column)) != before
+        first = first or (before, action)
+    assert len(seen) == 161
+    assert ((int(s.row), int(s.column)), int(env.scripted_actions()[0])) == first
+
+
+@pytest.mark.parametrize(("heading", "turns"), [(UP, RIGHT), (RIGHT, DOWN), (DOWN, LEFT), (LEFT, UP)])
+def test_the_baseline_keeps_a_hand_on_the_wall_to_the_right(heading, turns):
+    env = envs.make_vec("maze", 1, seed=0)
+    env.reset()
+    s = env.state.view(np.recarray)[0]
+    s.walls[:] = 1
+    s.walls[1:4, 1:4] = 0
+    s.row, s.column, s.heading = 2, 2, heading
+    down, right = (-1, 0, 1, 0), (0, 1, 0, -1)
+    for expected in (turns, heading, (turns + 2) % 4, (heading + 2) % 4):  # right, ahead, left, back, as walls close in
+        assert env.scripted_actions().tolist() == [expected]
+        s.walls[2 + down[expected], 2 + right[expected]] = 1
+
+
+def test_the_best_return_is_one_because_the_longest_shortest_way_is_in_time():
+    steps = [optimal_steps(SPLITS["test"][0] + level) for level in range(1000)]
+    assert max(steps) <= 160
+    assert 38 < np.mean(steps) < 42
+
+
 def test_a_level_is_a_function_of_its_id_alone():
     ids = np.arange(100) + SPLITS["test"][0]
     one, other = contents(levels(ids, seed=1)), contents(levels(ids[::-1], seed=2))
@@ -143,7 +182,7 @@ def test_the_observation_shows_walls_agent_and_goal():
 
 
 @pytest.mark.parametrize(
-    "damage", [{"row": 0}, {"row": 18}, {"column": 200}, {"goal_row": 255}, {"walls": 0}, {"walls": 2}]
+    "damage", [{"row": 0}, {"row": 18}, {"column": 200}, {"goal_row": 255}, {"heading": 4}, {"walls": 0}, {"walls": 2}]
 )
 def test_a_damaged_snapshot_is_refused(damage):
     env = envs.make_vec("maze", 3, seed=0)
