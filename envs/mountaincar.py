@@ -34,6 +34,9 @@ the track stops the car; the right end does not. **Solved** at a mean return of 
 |---|---|
 | random | -200.0 |
 | scripted | -119.4 |
+| optimal | -97.7 |
+
+The last is by dynamic programming on a grid, to about 0.06 (`envs/reference/control.py`).
 
 **Source**: Moore, "Efficient memory-based learning for robot control", 1990; Gymnasium 1.4
 `envs/classic_control/mountain_car.py`.
@@ -143,5 +146,6 @@ SIM = Sim(
     references={
         "random": Reference(-200.0, 0.0, "uniform actions, 10 000 test episodes: none arrived"),
         "scripted": Reference(-119.402, 0.037, "10 000 test episodes"),
+        "optimal": Reference(-97.70, 0.06, "value iteration, 2001 x 2001 nodes; error: to half as many"),
     },
 )

@@ -36,6 +36,9 @@ of the limit, but what is paid for is the action as given (as in the original).
 |---|---|
 | random | -33.2 |
 | scripted | 89.3 |
+| optimal | 99.6 |
+
+The last is by dynamic programming on a grid, to about 0.03 (`envs/reference/control.py`).
 
 **Source**: Gymnasium 1.4 `envs/classic_control/continuous_mountain_car.py`.
 """
@@ -79,5 +82,6 @@ SIM = Sim(
     references={
         "random": Reference(-33.164, 0.039, "uniform actions, 10 000 test episodes"),
         "scripted": Reference(89.3473, 0.0014, "10 000 test episodes"),
+        "optimal": Reference(99.626, 0.026, "value iteration, 401 x 401 nodes; error: to half as many"),
     },
 )

@@ -38,6 +38,9 @@ within 0.5 rad of the upright, -8 angle - 2 velocity.
 |---|---|
 | random | -1231.2 |
 | scripted | -150.7 |
+| optimal | -137.5 |
+
+The last is by dynamic programming on a grid, to about 0.24 (`envs/reference/control.py`).
 
 **Source**: Gymnasium 1.4 `envs/classic_control/pendulum.py`.
 """
@@ -130,5 +133,6 @@ SIM = Sim(
     references={
         "random": Reference(-1231.2, 2.9, "uniform actions, 10 000 test episodes"),
         "scripted": Reference(-150.69, 0.92, "10 000 test episodes"),
+        "optimal": Reference(-137.48, 0.24, "value iteration, 1025 x 1025 nodes; error: to half as many"),
     },
 )
