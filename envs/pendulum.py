@@ -29,6 +29,19 @@ turns); in float32 (the default, faster) one step from the same state agrees to 
 | max_speed | 8.0 | rad/s; beyond 8 the observation leaves its declared range |
 | max_torque | 2.0 | N m |
 
+**Baseline** (`scripted`): torque with or against the motion, until the energy is that of the upright at rest;
+within 0.5 rad of the upright, -8 angle - 2 velocity.
+
+**References** (mean return, `SIM.references`):
+
+| policy | return |
+|---|---|
+| random | -1231.2 |
+| scripted | -150.7 |
+| optimal | -137.5 |
+
+The last is by dynamic programming on a grid, to about 0.24 (`envs/reference/control.py`).
+
 **Source**: Gymnasium 1.4 `envs/classic_control/pendulum.py`.
 """
 
@@ -37,7 +50,7 @@ import math
 import numpy as np
 from gymnasium.spaces import Box
 
-from envs.engine import Sim, njit, params, state_dtype, uniform
+from envs.engine import Reference, Sim, njit, params, state_dtype, uniform
 
 State = state_dtype(theta="real", theta_dot="real", torque="real")
 Params = params(gravity=10.0, mass=1.0, length=1.0, tau=0.05, max_speed=8.0, max_torque=2.0)
@@ -51,9 +64,15 @@ def reset(s, p):
 
 
 @njit
+def from_upright(theta):
+    """The angle in [-pi, pi)."""
+    return theta - TURN * math.floor((theta + math.pi) / TURN)
+
+
+@njit
 def step(s, p, action):
     s.torque = min(max(action[0], -p.max_torque), p.max_torque)
-    angle = s.theta - TURN * math.floor((s.theta + math.pi) / TURN)  # in [-pi, pi)
+    angle = from_upright(s.theta)
     cost = angle * angle + 0.1 * (s.theta_dot * s.theta_dot) + 0.001 * (s.torque * s.torque)
 
     lift = 3.0 * p.gravity / (2.0 * p.length) * math.sin(s.theta)
@@ -69,6 +88,17 @@ def observe(s, p, obs):
     obs[0] = math.cos(s.theta)
     obs[1] = math.sin(s.theta)
     obs[2] = s.theta_dot
+
+
+@njit
+def scripted(s, p, action):
+    angle = from_upright(s.theta)
+    if abs(angle) < 0.5:
+        torque = -8.0 * angle - 2.0 * s.theta_dot
+    else:  # energy, 0 at rest upright: divided by mass length^2 / 3
+        energy = 0.5 * (s.theta_dot * s.theta_dot) - 1.5 * p.gravity / p.length * (1.0 - math.cos(angle))
+        torque = -3.0 * energy if s.theta_dot >= 0.0 else 3.0 * energy
+    action[0] = min(max(torque, -p.max_torque), p.max_torque)
 
 
 def draw(s, p, canvas):
@@ -95,8 +125,14 @@ SIM = Sim(
     step=step,
     observe=observe,
     draw=draw,
+    scripted=scripted,
     observation_space=Box(-LIMITS, LIMITS, dtype=np.float32),
     action_space=Box(-2.0, 2.0, (1,), np.float32),
     max_episode_steps=200,
     frame_rate=20,
+    references={
+        "random": Reference(-1231.2, 2.9, "uniform actions, 10 000 test episodes"),
+        "scripted": Reference(-150.69, 0.92, "10 000 test episodes"),
+        "optimal": Reference(-137.48, 0.24, "value iteration, 1025 x 1025 nodes; error: to half as many"),
+    },
 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Sim module -> Gymnasium name and version. A new sim needs one line here (docs/add-an-env.md).
 SIMS = {
+    "acrobot": "Acrobot-v0",
     "battery": "Battery-v0",
     "breakout": "Breakout-v0",
     "cartpole": "CartPole-v0",
@@ -23,6 +24,8 @@ SIMS = {
     "inventory": "Inventory-v0",
     "labyrinth": "Labyrinth-v0",
     "maze": "Maze-v0",
+    "mountaincar": "MountainCar-v0",
+    "mountaincar_continuous": "MountainCarContinuous-v0",
     "pendulum": "Pendulum-v0",
     "pricing": "Pricing-v0",
     "pushdisc": "PushDisc-v0",

@@ -16,7 +16,13 @@ from envs.engine.single import SimEnv
 from envs.registration import SIMS
 
 IDS = {name: f"rlsys/{id}" for name, id in SIMS.items()}
-ORIGINALS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1"}  # exact ports: the spaces are what they are
+ORIGINALS = {  # exact ports: the spaces are what they are
+    "acrobot": "Acrobot-v1",
+    "cartpole": "CartPole-v1",
+    "mountaincar": "MountainCar-v0",
+    "mountaincar_continuous": "MountainCarContinuous-v0",
+    "pendulum": "Pendulum-v1",
+}
 
 
 @pytest.fixture(params=envs.sims())

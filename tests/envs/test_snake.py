@@ -8,8 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs.reference.measure import returns
-from envs.snake import CELLS, FREE, HEAD, NOWHERE, SIZE, TOUR, body_cells, hamiltonian_policy
+from envs.snake import (
+    CELLS,
+    FREE,
+    HAMILTONIAN_CYCLE,
+    HEAD,
+    NOWHERE,
+    SIZE,
+    ahead,
+    body_cells,
+    hamiltonian_policy,
+    place_on_tour,
+)
 
 UP, RIGHT, DOWN, LEFT = range(4)
 ENV = envs.make_vec("snake", 8)
@@ -132,6 +142,45 @@ def test_going_round_the_tour_fills_the_board_and_ends_the_episode():
     assert finished.all()
 
 
+def test_places_are_counted_along_the_tour():
+    cell, visited = 0, []
+    for _ in range(CELLS):
+        visited.append(cell)
+        cell += (-SIZE, 1, SIZE, -1)[HAMILTONIAN_CYCLE[cell]]
+    assert cell == 0
+    assert [place_on_tour(cell) for cell in visited] == list(range(CELLS))
+    assert ahead(visited[140], visited[3]) == 7
+
+
+def test_the_baseline_fills_the_board_in_time():
+    env = envs.make_vec("snake", 100, seed=1, autoreset_mode="NextStep")
+    env.reset()
+    finished = np.zeros(100, bool)
+    for _ in range(3999):
+        _, _, terminated, _, info = env.step(env.scripted_actions())
+        if terminated.any():
+            assert (info["episode"]["r"][terminated] == CELLS - 1).all()
+            finished |= terminated
+    assert finished.all()
+
+
+@pytest.mark.parametrize(
+    ("body", "fruit", "action"),
+    [
+        # The tour's places: (0, 3) is 3, (0, 4) is 4, (1, 5) is 18, (1, 3) is 20, (1, 2) is 21, (2, 3) is 25.
+        ([(0, 3)], (2, 3), DOWN),  # from 3 to 20, since the fruit is beyond
+        ([(0, 3)], (1, 5), RIGHT),  # not past the fruit
+        ([(1, 2), (0, 2), (0, 3)], (2, 3), DOWN),  # up to the cell before the tail
+        ([(1, 3), (1, 2), (0, 2), (0, 3)], (2, 3), RIGHT),  # not onto the tail, although it is about to leave
+    ],
+)
+def test_the_baseline_takes_short_cuts_up_to_fruit_and_tail(body, fruit, action):
+    env = envs.make_vec("snake", 1, seed=0)
+    env.reset()
+    put(env, body, fruit)
+    assert env.scripted_actions().tolist() == [action]
+
+
 def test_start_and_fruit_are_uniform():
     env = envs.make_vec("snake", 100_000, seed=0)
     env.reset()
@@ -141,39 +190,6 @@ def test_start_and_fruit_are_uniform():
     assert (np.abs(heads - 694) < 132).all()
     assert (np.abs(fruits - 694) < 132).all()
     assert (env.state["head"] != env.state["fruit"]).all()
-
-
-def test_the_baseline_lies_in_the_tours_order_and_fills_the_board_in_half_the_time():
-    env = envs.make_vec("snake", 16, seed=0, max_episode_steps=20_000, autoreset_mode="NextStep")
-    env.reset()
-    finished = np.zeros(16, bool)
-    for _ in range(7000):  # along the tour alone it would take 10,000
-        for s in env.state[:1].view(np.recarray):
-            ahead = (TOUR[body_cells(s)] - TOUR[s.tail]) % CELLS
-            assert (np.diff(ahead) > 0).all()
-        _, _, terminated, _, info = env.step(env.scripted_actions())
-        if terminated.any():
-            assert (info["episode"]["r"][terminated] == CELLS - 1).all()
-            finished |= terminated
-        if finished.all():
-            break
-    assert finished.all()
-
-
-def test_the_tour_visits_every_cell_by_single_steps():
-    cells = np.argsort(TOUR)
-    assert sorted(TOUR) == list(range(CELLS))
-    places = np.array([divmod(c, SIZE) for c in [*cells, cells[0]]])
-    assert (np.abs(np.diff(places, axis=0)).sum(axis=1) == 1).all()
-
-
-def test_the_references_are_what_is_measured():
-    references = envs.get_sim("snake").references
-    for policy, episodes in (("random", 4000), ("scripted", 200)):
-        found = returns("snake", policy, episodes, seed=7)
-        error = np.hypot(found.std(ddof=1) / np.sqrt(len(found)), references[policy].error)
-        assert abs(found.mean() - references[policy].mean) < 4 * error
-    assert references["optimal"].mean == CELLS - 1
 
 
 class PlainSnake:

@@ -1,0 +1,99 @@
+"""What is written down about returns: baselines act as described, and earn what the references say."""
+
+import math
+
+import numpy as np
+import pytest
+
+import envs
+from envs.reference.measure import returns
+
+SIMS = ["acrobot", "cartpole", "maze", "mountaincar", "mountaincar_continuous", "pendulum", "snake"]
+MIRRORED = ["acrobot", "cartpole", "pendulum"]
+
+
+@pytest.mark.parametrize("policy", ["random", "scripted"])
+@pytest.mark.parametrize("name", SIMS)
+def test_a_reference_is_what_other_episodes_earn_too(name, policy):
+    stated = envs.get_sim(name).references[policy]
+    found = returns(name, policy, 500, seed=1, num_envs=500)
+    error = math.hypot(found.std(ddof=1) / math.sqrt(len(found)), stated.error)
+    assert abs(found.mean() - stated.mean) <= 4 * error
+
+
+@pytest.mark.parametrize("name", SIMS)
+def test_references_are_in_order_and_stand_in_the_sims_page(name):
+    sim = envs.get_sim(name)
+    page = __import__(f"envs.{name}", fromlist=["SIM"]).__doc__
+    means = [sim.references[policy].mean for policy in ("random", "scripted", "optimal") if policy in sim.references]
+    assert means == sorted(means)
+    for policy, reference in sim.references.items():
+        assert f"| {policy} | {reference.mean:.1f} |" in page, policy
+
+
+@pytest.mark.parametrize("name", SIMS)
+def test_a_baselines_actions_are_actions(name):
+    env = envs.make_vec(name, 64, seed=0)
+    env.reset()
+    for _ in range(200):
+        actions = env.scripted_actions()
+        assert actions in env.action_space
+        env.step(actions)
+
+
+@pytest.mark.parametrize("name", SIMS)
+def test_a_compiled_baseline_does_what_plain_python_does(name):
+    compiled, plain = (envs.make_vec(name, 8, seed=0, precision="float64", backend=b) for b in ("serial", "python"))
+    compiled.reset()
+    plain.reset()
+    for _ in range(50):
+        actions = compiled.scripted_actions()
+        np.testing.assert_allclose(plain.scripted_actions(), actions, rtol=0, atol=1e-6)
+        compiled.step(actions)
+        plain.step(actions)
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_a_baseline_does_the_opposite_in_the_mirrored_state(name):
+    env = envs.make_vec(name, 200, seed=0)
+    env.reset()
+    for _ in range(20):
+        env.step(env.scripted_actions())
+    fields = list(env.sim.state.spec)
+    actions = env.scripted_actions()
+    for field in fields:
+        env.state[field] *= -1
+    mirrored = env.scripted_actions()
+    opposite = -actions if actions.dtype == np.float32 else env.single_action_space.n - 1 - actions
+    np.testing.assert_array_equal(mirrored, opposite)
+    assert len(np.unique(actions)) > 1
+
+
+def test_cartpoles_baseline_balances_from_every_corner_of_the_start():
+    env = envs.make_vec("cartpole", 16, seed=0, precision="float64", autoreset_mode="NextStep")
+    env.reset()
+    for k, field in enumerate(("x", "x_dot", "theta", "theta_dot")):
+        env.state[field] = [0.05 if i >> k & 1 else -0.05 for i in range(16)]
+    for t in range(500):
+        _, _, terminated, truncated, _ = env.step(env.scripted_actions())
+        assert not terminated.any()
+        assert truncated.all() == (t == 499)
+
+
+def test_pendulums_baseline_holds_it_upright_in_the_end():
+    env = envs.make_vec("pendulum", 100, seed=0, autoreset_mode="NextStep")
+    env.reset()
+    for _ in range(199):
+        env.step(env.scripted_actions())
+    angle = np.mod(env.state["theta"] + math.pi, 2 * math.pi) - math.pi
+    assert (np.abs(angle) < 0.01).all()
+    assert (np.abs(env.state["theta_dot"]) < 0.01).all()
+
+
+@pytest.mark.parametrize("name", ["mountaincar", "mountaincar_continuous"])
+def test_mountain_cars_baselines_push_the_way_they_roll(name):
+    env = envs.make_vec(name, 3, seed=0)
+    env.reset()
+    env.state["velocity"] = [-0.01, 0.0, 0.01]
+    strongest = [[-1], [1], [1]] if name == "mountaincar_continuous" else [0, 2, 2]
+    assert env.scripted_actions().tolist() == strongest
