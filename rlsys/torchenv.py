@@ -203,7 +203,9 @@ class TorchEnv:
         """Take note of T steps that a kernel has taken itself: obs [N, *O] to act on next; return and length [T, N]."""
         self.obs = obs
         self.stepping.seconds += seconds
-        self.count(torch.from_numpy(episode_return), torch.from_numpy(episode_length))
+        ended = episode_length > 0
+        if ended.any():
+            self.count(torch.from_numpy(episode_return[ended]), torch.from_numpy(episode_length[ended]))
 
     def count(self, episode_return: Tensor, episode_length: Tensor) -> None:
         """Take note of the episodes that ended in steps [..., N]: those whose length is not 0."""

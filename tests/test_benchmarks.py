@@ -262,7 +262,7 @@ def test_every_line_of_the_gpus_benchmark_runs_without_one(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found.keys() == {"machine", "roof", "env", "train", "eager", "dqn", "cpu", "solve", "peer"}
-    assert found["env"]["cartpole, 4"]["record_bytes"] == 56
+    assert found["env"]["cartpole, 4"]["record_bytes"] == 64
     assert found["train"]["cartpole, 4"]["steps_per_second"] > 0
     assert found["train"]["dissected"]["waits"] == ""
     assert "failed" not in json.dumps({name: figures for name, figures in found.items() if name != "peer"})

@@ -288,3 +288,20 @@ def test_an_agent_that_cannot_act_in_the_env_is_refused_before_there_is_a_folder
     assert cli.main(["train", "env=pendulum", "agent=dqn"]) == 2
     assert "DQN needs a Discrete action space" in capsys.readouterr().err.replace("agent=dqn", "DQN")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_envs_check_compares_devices_and_fails_where_they_differ(capsys):
+    assert cli.main(["envs", "snake", "--check", "--devices", "cpu,python", "--transitions", "500"]) == 0
+    assert "Snake on cpu and python: 500 transitions" in capsys.readouterr().out
+    assert cli.main(["envs", "tests.probes:MATCH", "--check", "--transitions", "300", "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert (report["sim"], report["devices"], report["passed"]) == ("ProbeMatch", ["cpu", "cuda"], True)
+    for wrong, message in (
+        (["snake"], "needs a sim and two devices"),
+        (["snake", "--devices", "cpu,tpu"], "device 'tpu' is not one of cpu, parallel, python, cuda"),
+        (["tests.probes:NOTHING", "--devices", "cpu,python"], "there is no sim 'tests.probes:NOTHING'"),
+        (["no.such:SIM", "--devices", "cpu,python"], "No module named 'no'"),
+    ):
+        devices = [] if "--devices" in wrong else ["--devices", "cpu"]
+        assert cli.main(["envs", "--check", *wrong, *devices]) == 2
+        assert message in capsys.readouterr().err

@@ -167,7 +167,7 @@ def test_more_envs_than_memory_is_told_with_bytes_and_a_number_that_fits():
 
 def test_ppo_solves_cartpole_and_bfloat16_and_tf32_do_too():
     for precision in ("float32", "tf32", "bfloat16"):
-        config = PPOConfig(batch_size=4096, n_epochs=8, learning_rate=5e-3, gamma=0.98, gae_lambda=0.9)
+        config = PPOConfig(batch_size=8192, n_epochs=4, learning_rate=5e-3, gamma=0.98, gae_lambda=0.9)
         env = TorchEnv(envs.make_vec("cartpole", 1024, seed=1, device="cuda"), DEVICE)
         agent = build(env, config, 2, matmul_precision=precision)
         best = 0.0

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from rlsys import checkpoint, cli, run
-from rlsys.config import Config, DQNConfig, GymnasiumConfig, PPOConfig, SimConfig
+from rlsys.config import Config, DQNConfig, GymnasiumConfig, PPOConfig, SimConfig, resolve
 from rlsys.folder import Run, find, find_one
 from rlsys.log import read_metrics
+from rlsys.torchenv import DeviceError
 
 PPO_RUN = ["env=cartpole", "num_envs=8", "agent.n_steps=16", "agent.batch_size=32", "agent.normalize_observations=true"]
 PPO_RUN += ["agent.normalize_rewards=true", "agent.learning_rate_schedule=linear", "total_timesteps=24_576"]
@@ -253,3 +254,46 @@ def test_runs_are_found_by_folder_glob_and_latest(tmp_path, monkeypatch):
     assert find_one("latest").folder == second.folder
     assert find_one(str(first.folder)).folder == first.folder
     assert [found.folder for found in find("runs/cartpole/*/*")] == [first.folder, second.folder]
+
+
+# -- where to train ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "device", "why"),
+    [
+        ({}, "cpu", "fewer than 512 envs"),
+        ({"num_envs": 512}, "cuda", "512 envs or more"),
+        ({"env": {"name": "snake"}}, "cuda", "observations are pictures"),
+        ({"num_envs": 512, "env": {"backend": "serial"}}, "cpu", "env.backend=serial"),
+        ({"num_envs": 512, "env": {"name": "gymnasium"}}, "cpu", "Gymnasium's run there"),
+        ({"num_envs": 512, "agent": {"name": "sb3"}}, "cpu", "stable-baselines3 reads them there"),
+        ({"num_envs": 512, "device": "cpu"}, "cpu", "as asked"),
+        ({"device": "cuda"}, "cuda", "as asked"),
+    ],
+)
+def test_auto_takes_a_gpu_for_pictures_and_for_many_envs_that_can_live_there(data, device, why, monkeypatch):
+    monkeypatch.setattr(run.torch.cuda, "is_available", lambda: True)
+    found, reason = run.choose_device(resolve(data))
+    assert (found, why in reason) == (device, True), reason
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(monkeypatch):
+    monkeypatch.setattr(run.torch.cuda, "is_available", lambda: False)
+    assert run.choose_device(resolve({"num_envs": 4096})) == ("cpu", "no GPU found")
+    with pytest.raises(DeviceError, match="torch finds no CUDA device"):
+        run.choose_device(resolve({"device": "cuda"}))
+
+
+def test_envs_stay_on_the_cpu_without_numba_cuda_and_the_reason_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    assert run.reason_against_residence(resolve({})) == "numba-cuda is not installed: pip install 'rlsys[gpu]'"
+
+
+def test_a_gpu_whose_memory_does_not_suffice_is_told_with_a_number_to_try():
+    text = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 10.00 GiB. Of the allocated memory 1 is ..."
+    with pytest.raises(MemoryError) as caught, run.memory_errors(resolve({"num_envs": 4096})):
+        raise torch.OutOfMemoryError(text)
+    assert str(caught.value) == (
+        "num_envs=4096: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 10.00 GiB. Try num_envs=2048."
+    )

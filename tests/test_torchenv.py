@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import envs
-from rlsys.torchenv import TorchEnv
+from rlsys.torchenv import Episodes, TorchEnv
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -29,3 +29,24 @@ def test_a_step_fills_its_slot_with_what_the_env_returns(name, precision):
         if info:
             ended = info["_episode"]
             np.testing.assert_array_equal(steps.final_obs[t][ended], info["final_obs"][ended])
+
+
+@pytest.mark.parametrize("room", [100, 7])
+def test_episodes_are_kept_in_order_however_many_end_at_once(room):
+    rng = np.random.default_rng(0)
+    episodes, all_returns, all_lengths = Episodes(room, torch.device("cpu")), [], []
+    for most in (0, 1, 5, 250, 0, 3, 40):
+        lengths = rng.integers(1, 50, (4, 100)) * (rng.random((4, 100)) < most / 400)
+        returns = rng.random((4, 100)) * (lengths > 0)
+        episodes.add(torch.from_numpy(returns), torch.from_numpy(lengths))
+        all_returns += returns[lengths > 0].tolist()
+        all_lengths += lengths[lengths > 0].tolist()
+        assert int(episodes.count) == len(all_returns)
+        kept = min(room, len(all_returns))
+        if kept:
+            count, means = episodes.means()
+            assert count == len(all_returns)
+            if room >= 100:  # the last hundred; TorchEnv has no less room
+                np.testing.assert_allclose(means, [np.mean(all_returns[-100:]), np.mean(all_lengths[-100:])])
+            ring = episodes.recent[:-1][(count - 1 - torch.arange(kept)) % room]
+            np.testing.assert_array_equal(ring[:, 0], all_returns[-kept:][::-1])

@@ -76,9 +76,7 @@ class CudaVectorEnv(SimVectorEnv):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """As on the CPU; options are the host's arrays."""
         mask, levels = self._read_options(options)
-        if seed is not None:
-            self._seed_episode_streams(seed)
-        self._launch(self._kernels.reset, self._world(), on_device(levels), on_device(mask), self._out.obs)
+        self._begin(seed, levels, mask, self._out.obs)
         if not mask.all():
             self.observe()
         return self._out.obs, {}
@@ -119,12 +117,12 @@ class CudaVectorEnv(SimVectorEnv):
         """ValueError if an action has been outside of the space. Waits for the device."""
         env = int(to_host(self._fault, self.stream)[0]) - 1
         if env >= 0:
-            self._fault = zeros((1,), np.int64)
+            copy_to(self._fault, zeros((1,), np.int64), self.stream)
             raise ValueError(f"an action of env {env} was not in {self.single_action_space}; the envs stopped there.")
 
     def restart(self, obs: Any) -> None:
-        self.reset(seed=self.seed)
-        self.observe(obs)
+        mask, levels = self._read_options(None)
+        self._begin(self.seed, levels, mask, view("obs", obs, *self._shapes()["obs"]))
 
     def arrays(self) -> Transition:
         return Transition(**{name: zeros(shape, dtype) for name, (shape, dtype) in self._shapes().items()})
@@ -175,6 +173,12 @@ class CudaVectorEnv(SimVectorEnv):
         self.backend = "cuda"
         self._check_memory()
         return load(self.sim, self.precision)
+
+    def _begin(self, seed: int | None, levels: NDArray, mask: NDArray, obs: Any) -> None:
+        """New episodes where mask[i]; obs is the device's."""
+        if seed is not None:
+            self._seed_episode_streams(seed)
+        self._launch(self._kernels.reset, self._world(), on_device(levels), on_device(mask), obs)
 
     def _world(self) -> tuple:
         numbers = (*self._levels, self.max_episode_steps)

@@ -183,7 +183,7 @@ def test_nothing_is_learned_before_the_start_of_learning():
 @pytest.mark.parametrize(("num_envs", "interval", "expected"), [(4, 100, 5), (64, 10, 8), (1, 600, 0)])
 def test_the_target_network_is_updated_at_its_interval(num_envs, interval, expected):
     dqn, calls = agent(num_envs, target_update_interval=interval), []
-    dqn.update_target = lambda: calls.append(dqn.steps)
+    dqn.move_target = lambda: calls.append(dqn.steps)
     dqn.iterate(0.0)
     assert len(calls) == expected
 
