@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -678,7 +677,7 @@ def envs(argv: list[str]) -> int:
         show_sim(rows[0], worlds.get_sim(args.name))
     else:
         shown = [shown_env(row, worlds.get_sim(row["env"])) for row in rows]
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+        width = console().width
         left_out = {name for name, needed in NEEDED_COLUMNS.items() if width < needed}
         table(None, [{name: text for name, text in row.items() if name not in left_out} for row in shown])
     return OK
@@ -723,7 +722,7 @@ def portrait(sim: Any) -> str:
             action = env.action_space.sample() if sim.scripted is None else env.scripted_actions()
             _, _, terminated, truncated, _ = env.step(action)
             ended = bool(terminated[0] or truncated[0])
-    return ansi(env.frame(0), min(PORTRAIT_COLUMNS, shutil.get_terminal_size().columns))
+    return ansi(env.frame(0), min(PORTRAIT_COLUMNS, console().width))
 
 
 def check_sim(args: argparse.Namespace) -> int:
@@ -944,21 +943,26 @@ def interval(pair: list[float], digits: int = 2) -> str:
     return f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}"
 
 
+def console() -> Any:
+    """Where tables are printed: as wide as the terminal; a pipe gets whole lines."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
 def table(title: str | None, rows: list[dict[str, Any]]) -> None:
     """Print rows with the same keys as a table."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe gets whole lines
     made = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_header=any(key.strip() for key in rows[0]), pad_edge=False)
     for key in rows[0]:
         made.add_column(key, overflow="fold")
     for row in rows:
         made.add_row(*("" if value is None else str(value) for value in row.values()))
     if title:
-        console.print(title, soft_wrap=True, markup=False, highlight=False)
-    console.print(made, markup=False, highlight=False)
+        console().print(title, soft_wrap=True, markup=False, highlight=False)
+    console().print(made, markup=False, highlight=False)
 
 
 if __name__ == "__main__":
