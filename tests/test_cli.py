@@ -81,7 +81,7 @@ def test_help_needs_no_heavy_import(tmp_path):
         (["--multirn"], "there is no option '--multirn'"),
         (["~seed"], "a key that is left out has its default"),
         (["agent.name=dqn"], "chosen with agent=dqn"),
-        (["env="], "There are: cartpole, "),
+        (["env="], "There are: acrobot, "),
         (["agent=null"], "There are: dqn, ppo, pqn, sb3"),
         (["experiment=../config"], "There are: cartpole, "),
         (["agent=ppo,dqn"], "a grid, which needs -m"),
