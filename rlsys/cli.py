@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 CHECKED_ENVS = 100  # side by side in `envs --check`
+PORTRAIT_COLUMNS = 48  # of a sim's picture in `envs NAME`
+REFERENCES = ("random", "scripted", "optimal")  # the columns for what policies earn
+NEEDED_COLUMNS = {"what": 120, "observation": 95, "steps": 82}  # of a terminal; in a narrower one `envs` leaves it out
 
 OK, FAILED, USAGE, LOCKED, STORAGE, MEMORY, DEVICE, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 75, 130
 
@@ -239,6 +242,13 @@ def print_outcome(finished: Any, summary: dict[str, Any]) -> None:
     rows = {
         "result": f"{solved}{threshold}",
         "mean return": f"{summary['score']:.1f}  (95 % interval {ci95}; {summary['eval/episodes']} held-out episodes)",
+    }
+    if summary["score_normalised"] is not None:
+        rows[score_label(summary)] = f"{summary['score_normalised']:.3f}"
+    if "eval/generalisation_gap" in summary:
+        gap = f"gap {summary['eval/generalisation_gap']:.3g}, 95 % interval {interval(summary['eval/generalisation_gap_ci95'])}"
+        rows["training levels"] = f"{summary['eval/train_mean_reward']:.4g}  ({gap})"
+    rows |= {
         "steps": f"{summary['steps']:,} in {summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} steps/s)",
         "run": str(finished.folder),
         "replay": "\n".join(replays) or "none",
@@ -521,29 +531,49 @@ def evaluate(argv: list[str]) -> int:
     args = made.parse_args(argv)
     found, policy, config = load(args)
 
-    from rlsys.evaluate import held_out
+    from rlsys.evaluate import final_report, held_out
 
-    report = held_out(policy, config.env, args.episodes, args.split, deterministic=not args.sample, seed=args.seed)
+    options = {"deterministic": not args.sample, "seed": args.seed}
+    if args.split == "test":
+        report = final_report(policy, config.env, args.episodes, **options)
+    else:
+        report = held_out(policy, config.env, args.episodes, args.split, **options)
     data = {"run": str(found.folder), "checkpoint": args.checkpoint, "split": args.split, **report.to_json()}
     if args.json:
         print(json.dumps(data))
         return OK
     rows = data.pop("episodes")
-    values = {
-        "mean return": (data["eval/mean_reward"], interval(data["eval/mean_reward_ci95"])),
-        "interquartile mean": (data["eval/iqm_reward"], interval(data["eval/iqm_reward_ci95"])),
-        "standard deviation": (data["eval/std_reward"], ""),
-        "mean length": (data["eval/mean_ep_length"], ""),
-        "episodes": (data["eval/episodes"], ""),
+    names = {
+        "mean return": "eval/mean_reward",
+        "interquartile mean": "eval/iqm_reward",
+        "standard deviation": "eval/std_reward",
+        "mean length": "eval/mean_ep_length",
+        "episodes": "eval/episodes",
+        score_label(data): "eval/score_normalised",
+        "mean return, training levels": "eval/train_mean_reward",
+        "generalisation gap": "eval/generalisation_gap",
     }
-    title = f"{found.folder}  ({args.checkpoint}, {args.split} split)"
-    table(title, [{"statistic": k, "value": f"{v:.6g}", "95 % interval": ci} for k, (v, ci) in values.items()])
+    shown = [
+        {
+            "statistic": name,
+            "value": f"{data[tag]:.6g}",
+            "95 % interval": interval(data[f"{tag}_ci95"], 3 if "score" in tag else 2) if f"{tag}_ci95" in data else "",
+        }
+        for name, tag in names.items()
+        if data.get(tag) is not None
+    ]
+    table(f"{found.folder}  ({args.checkpoint}, {args.split} split)", shown)
     worst = sorted(rows, key=lambda row: row["return"])[:10]
     table(
         "the ten lowest returns" if len(rows) > 10 else "episodes",
         [{**row, "return": f"{row['return']:.2f}"} for row in worst],
     )
     return OK
+
+
+def score_label(data: dict[str, Any]) -> str:
+    """What a normalised score is called: by what earns 0 and 1 on its scale."""
+    return f"score (0 random, 1 {data['score_reference']})"
 
 
 def replay(argv: list[str]) -> int:
@@ -637,15 +667,62 @@ def envs(argv: list[str]) -> int:
     try:
         names = worlds.sims() if args.name is None else [args.name]
         rows = [env_row(name, worlds.get_sim(name)) for name in names]
+        if args.name is not None:
+            rows[0]["page"] = sim_page(worlds.get_sim(args.name))
     except ValueError as error:
         raise UsageError(str(error)) from None
     if args.json:
         print(json.dumps(rows))
     elif args.name:
-        print(sim_page(worlds.get_sim(args.name)))
+        show_sim(rows[0], worlds.get_sim(args.name))
     else:
-        table(None, [shown_env(row, worlds.get_sim(row["env"])) for row in rows])
+        shown = [shown_env(row, worlds.get_sim(row["env"])) for row in rows]
+        width = console().width
+        left_out = {name for name, needed in NEEDED_COLUMNS.items() if width < needed}
+        table(None, [{name: text for name, text in row.items() if name not in left_out} for row in shown])
     return OK
+
+
+def show_sim(row: dict[str, Any], sim: Any) -> None:
+    """A sim's reference page, what else is known of it, and, in a terminal, a picture."""
+    print(f"{row['page']}\n")
+    facts = {
+        "Gymnasium id": row["gymnasium_id"],
+        "observation": row["observation"],
+        "action": row["action"],
+        "steps": row["max_episode_steps"],
+        "solved at": short(row["reward_threshold"]) or "no threshold",
+        "levels": "yes" if row["levels"] else "no",
+        "parameters": "\n".join(f"env.params.{name}={value}" for name, value in row["params"].items()) or "none",
+    }
+    table(None, [{"": name, " ": text} for name, text in facts.items()])
+    if row["references"]:
+        table("what policies earn", [shown_reference(policy, found) for policy, found in row["references"].items()])
+    if sim.draw is not None and sys.stdout.isatty():
+        print(portrait(sim))
+
+
+def shown_reference(policy: str, found: dict[str, Any]) -> dict[str, str]:
+    """A reference's row; its figures as they stand in the sim."""
+    return {"policy": policy, "mean return": f"{found['mean']}", "error": f"{found['error']}", "how": found["how"]}
+
+
+def portrait(sim: Any) -> str:
+    """The sim after a second or so of its first test episode, drawn for a true-colour terminal."""
+    from envs.engine.canvas import ansi
+    from envs.engine.vector import SimVectorEnv
+
+    # Plain Python, where there is nothing to compile; NextStep keeps the last state of an episode that ends.
+    env = SimVectorEnv(sim, 1, seed=0, split="test", backend="python", autoreset_mode="NextStep")
+    env.reset()
+    env.action_space.seed(0)
+    ended = False
+    for _ in range(sim.frame_rate):
+        if not ended:
+            action = env.action_space.sample() if sim.scripted is None else env.scripted_actions()
+            _, _, terminated, truncated, _ = env.step(action)
+            ended = bool(terminated[0] or truncated[0])
+    return ansi(env.frame(0), min(PORTRAIT_COLUMNS, console().width))
 
 
 def check_sim(args: argparse.Namespace) -> int:
@@ -704,6 +781,7 @@ def env_row(name: str, sim: Any) -> dict[str, Any]:
         "reward_threshold": sim.reward_threshold,
         "levels": sim.levels,
         "params": dict(sim.params.defaults),
+        "references": {policy: asdict(found) for policy, found in sim.references.items()},
         "summary": sim_page(sim).splitlines()[0],
     }
 
@@ -717,8 +795,17 @@ def shown_env(row: dict[str, Any], sim: Any) -> dict[str, Any]:
         "observation": "x".join(map(str, sim.observation_space.shape)),
         "action": f"{action.n} choices" if hasattr(action, "n") else f"{math.prod(action.shape)} real",
         "steps": row["max_episode_steps"],
-        "solved at": row["reward_threshold"],
+        "solved at": short(row["reward_threshold"]),
+        **{policy: short(row["references"].get(policy, {}).get("mean")) for policy in REFERENCES},
     }
+
+
+def short(number: float | None) -> str:
+    """A number to four digits, without exponent: 22.49, -9695, 36650."""
+    if number is None:
+        return ""
+    text = f"{number:.{max(0, 4 - len(str(int(abs(number)))))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 TUNE_HELP = """\
@@ -852,25 +939,30 @@ def take_values(argv: list[str], option: str) -> tuple[list[str], list[str]]:
     return values, rest
 
 
-def interval(pair: list[float]) -> str:
-    return f"{pair[0]:.2f} to {pair[1]:.2f}"
+def interval(pair: list[float], digits: int = 2) -> str:
+    return f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}"
+
+
+def console() -> Any:
+    """Where tables are printed: as wide as the terminal; a pipe gets whole lines."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def table(title: str | None, rows: list[dict[str, Any]]) -> None:
     """Print rows with the same keys as a table."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe gets whole lines
     made = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_header=any(key.strip() for key in rows[0]), pad_edge=False)
     for key in rows[0]:
         made.add_column(key, overflow="fold")
     for row in rows:
         made.add_row(*("" if value is None else str(value) for value in row.values()))
     if title:
-        console.print(title, soft_wrap=True, markup=False, highlight=False)
-    console.print(made, markup=False, highlight=False)
+        console().print(title, soft_wrap=True, markup=False, highlight=False)
+    console().print(made, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How good is a policy? Episodes on seeds and levels that training never sees, and honest statistics of their returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlsys.policy import Policy
-from rlsys.torchenv import TorchEnv, make_env
+from rlsys.torchenv import Scale, TorchEnv, has_levels, make_env, score_scale
 
 MAX_ENVS = 100  # side by side in an evaluation
 BOOTSTRAP_RESAMPLES = 10_000
@@ -16,14 +16,25 @@ BOOTSTRAP_RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Report:
-    """Returns and lengths (steps) of evaluation episodes, in a fixed order."""
+    """Returns and lengths (steps) of evaluation episodes, in a fixed order.
+
+    scale: what makes a score of the mean return, where the env's references hold.
+    train: the same policy on the levels it was trained on, if that was asked for.
+    """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
+    scale: Scale | None = None
+    train: "Report | None" = None
 
     @property
     def mean(self) -> float:
         return float(self.returns.mean())
+
+    @property
+    def score(self) -> float | None:
+        """The mean return on the env's own scale: 0 random, 1 its best reference. None where it has no scale."""
+        return None if self.scale is None else self.scale.score(self.mean)
 
     def metrics(self) -> dict[str, float]:
         """The report as metrics, by tag."""
@@ -33,13 +44,38 @@ class Report:
             "eval/iqm_reward": float(iqm(self.returns)),
             "eval/mean_ep_length": float(self.lengths.mean()),
             "eval/episodes": len(self.returns),
+            **({} if self.score is None else {"eval/score_normalised": self.score}),
+            **self.generalisation(),
         }
 
+    def generalisation(self) -> dict[str, float]:
+        """How much better the policy is where it was trained, as metrics; empty if that was not asked for."""
+        if self.train is None:
+            return {}
+        return {"eval/train_mean_reward": self.train.mean, "eval/generalisation_gap": self.train.mean - self.mean}
+
+    def intervals(self) -> dict[str, list[float]]:
+        """95 % bootstrap intervals of the mean and of what follows from it, by tag.
+
+        The score's is that of the mean on the scale: how well the references are known does not enter.
+        """
+        mean = bootstrap_interval(self.returns, np.mean)
+        found = {"eval/mean_reward_ci95": mean}
+        if self.scale is not None:
+            found["eval/score_normalised_ci95"] = [self.scale.score(bound) for bound in mean]
+        if self.train is not None:
+            found["eval/train_mean_reward_ci95"] = bootstrap_interval(self.train.returns, np.mean)
+            gaps = bootstrap(self.train.returns, np.mean, seed=1) - bootstrap(self.returns, np.mean)
+            found["eval/generalisation_gap_ci95"] = percentile_interval(gaps)
+        return found
+
     def to_json(self) -> dict[str, Any]:
-        """Everything, with a 95 % bootstrap interval of the mean and of the IQM."""
+        """Everything, with 95 % bootstrap intervals. The score is null where there is none."""
         return {
+            "eval/score_normalised": None,
             **self.metrics(),
-            "eval/mean_reward_ci95": bootstrap_interval(self.returns, np.mean),
+            "score_reference": self.scale and self.scale.reference,
+            **self.intervals(),
             "eval/iqm_reward_ci95": bootstrap_interval(self.returns, iqm),
             "episodes": [
                 {"episode": i, "return": float(r), "length": int(n)}
@@ -81,9 +117,17 @@ def held_out(policy: Policy, env_config: Any, episodes: int, split: str, **optio
     """
     env = make_env(env_config, min(episodes, MAX_ENVS), split=split, seed=0, device=str(policy_device(policy)))
     try:
-        return evaluate(policy, env, episodes, **options)
+        return replace(evaluate(policy, env, episodes, **options), scale=score_scale(env_config, split))
     finally:
         env.close()
+
+
+def final_report(policy: Policy, env_config: Any, episodes: int, **options: Any) -> Report:
+    """Evaluate on the test split and, where there are levels, as many episodes on those that were trained on."""
+    report = held_out(policy, env_config, episodes, "test", **options)
+    if not has_levels(env_config):
+        return report
+    return replace(report, train=held_out(policy, env_config, episodes, "train", **options))
 
 
 def policy_device(policy: Policy) -> torch.device:
@@ -102,8 +146,17 @@ def bootstrap_interval(x: NDArray, statistic: Any, level: float = 0.95) -> list[
 
     statistic(samples [..., n], axis=-1) -> [...], such as `np.mean` or `iqm`.
     """
-    random, parts = np.random.default_rng(0), 10  # in parts: a tenth of the memory
+    return percentile_interval(bootstrap(x, statistic), level)
+
+
+def bootstrap(x: NDArray, statistic: Any, seed: int = 0) -> NDArray[np.float64]:
+    """The statistic of resamples of x, which are always the same for the same x and seed."""
+    random, parts = np.random.default_rng(seed), 10  # in parts: a tenth of the memory
     drawn = (random.choice(np.asarray(x), (BOOTSTRAP_RESAMPLES // parts, len(x))) for _ in range(parts))
-    found = np.concatenate([statistic(resamples, axis=-1) for resamples in drawn])
+    return np.concatenate([statistic(resamples, axis=-1) for resamples in drawn])
+
+
+def percentile_interval(found: NDArray, level: float = 0.95) -> list[float]:
+    """[low, high] that a share `level` of the values lies in, as much of the rest below as above."""
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]

@@ -86,6 +86,17 @@ METRICS: dict[str, Metric] = {
     "eval/iqm_reward": Metric("reward", "Interquartile mean of the returns: the mean of the middle half."),
     "eval/mean_ep_length": Metric("steps", "Mean length of the evaluation's episodes."),
     "eval/episodes": Metric("episodes", "Episodes in the evaluation."),
+    "eval/score_normalised": Metric(
+        "1",
+        "Mean return where uniform actions are 0 and the sim's optimum is 1 (its baseline, where no optimum is known); "
+        "only with the sim's own parameters and step limit.",
+    ),
+    "eval/train_mean_reward": Metric(
+        "reward", "Mean return of the best policy on the levels it was trained on; at the end, in sims with levels."
+    ),
+    "eval/generalisation_gap": Metric(
+        "reward", "The same minus its mean return on the test levels: how much worse it is on levels never seen."
+    ),
 }
 
 

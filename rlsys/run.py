@@ -15,12 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from rlsys import agents, checkpoint
 from rlsys.config import Config, ConfigError
-from rlsys.evaluate import Report, bootstrap_interval, held_out
+from rlsys.evaluate import Report, final_report, held_out
 from rlsys.folder import Run, card, describe, label, new_folder, write_whole
 from rlsys.log import Log, Progress
 from rlsys.replay import record
@@ -57,21 +56,21 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
         say(quiet, f"{run.folder}  on {device} ({why}){where}" + (f", from step {start:,}" if resume else ""))
         describe(run, cfg, command, {"device": device, "threads": threads, "resumed_at": start})
 
-        with (
-            Log(run.folder, resume_step=start) as log,
-            Progress(cfg.total_timesteps, label=label(cfg), start=agent.steps, quiet=quiet) as progress,
-        ):
+        with Log(run.folder, resume_step=start) as log:
             if not resume:
                 log.add_text("run", card(run))
-            if not gc.isenabled():  # the command line starts without
-                gc.freeze()
-                gc.enable()
-            book.begin(agent.steps)
-            loop(run, cfg, agent, book, log, progress, stop)
-        seconds = book.elapsed
+            with Progress(cfg.total_timesteps, label=label(cfg), start=agent.steps, quiet=quiet) as progress:
+                if not gc.isenabled():  # the command line starts without
+                    gc.freeze()
+                    gc.enable()
+                book.begin(agent.steps)
+                loop(run, cfg, agent, book, log, progress, stop)
+            seconds = book.elapsed
 
-        # the figure that counts: the best policy on the test split, which has been used for nothing else
-        test = held_out(run.policy("best", device), cfg.env, cfg.test_episodes, "test")
+            # the figure that counts: the best policy on the test split, which has been used for nothing else
+            test = final_report(run.policy("best", device), cfg.env, cfg.test_episodes)
+            if generalisation := test.generalisation():
+                log.write(agent.steps, generalisation)
         summarise(run, agent.steps, seconds, book, test)
         if cfg.replay:
             picture(run, run.policy("best"), cfg, "final", quiet)
@@ -233,8 +232,10 @@ def summarise(run: Run, steps: int, seconds: float, book: Book, test: Report) ->
     threshold = reward_threshold(run.config().env)
     summary = {
         "score": test.mean,
+        "score_normalised": test.score,
+        "score_reference": test.scale and test.scale.reference,
         **test.metrics(),
-        "eval/mean_reward_ci95": bootstrap_interval(test.returns, np.mean),
+        **test.intervals(),
         "validation/best_mean_reward": book.best,
         "best_step": book.best_step,
         "steps": steps,

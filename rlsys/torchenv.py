@@ -17,12 +17,13 @@ from torch import Tensor
 
 import envs
 import envs.gym
+from envs.engine.sim import Scale
 from envs.engine.vector import DeviceError, SimVectorEnv, Transition
 from envs.gym import check_action_space, leaves
 from rlsys.networks import ObsSpec, Part
 from rlsys.policy import ActionSpec
 
-__all__ = ["DeviceError", "Episodes", "Slot", "Step", "Stopwatch", "TorchEnv", "make_env", "reward_threshold"]
+__all__ = ["DeviceError", "Episodes", "Scale", "Slot", "Step", "Stopwatch", "TorchEnv", "make_env", "reward_threshold"]
 
 EPISODE_WINDOW = 100  # rollout/ep_rew_mean is the mean over this many last episodes, as in SB3
 
@@ -300,6 +301,21 @@ def reward_threshold(config: Any) -> float | None:
     if config.name == "gymnasium":
         return gymnasium.spec(config.id.rpartition(":")[2]).reward_threshold
     return envs.get_sim(config.name).reward_threshold
+
+
+def score_scale(config: Any, split: str) -> Scale | None:
+    """What turns mean returns of the env of `config` into scores; None where its sim's references do not hold.
+
+    They do not for a few of the training levels either: those may be easier or harder than the rest.
+    """
+    if config.name == "gymnasium" or (split == "train" and config.levels):
+        return None
+    return envs.get_sim(config.name).scale(config.params, config.max_episode_steps)
+
+
+def has_levels(config: Any) -> bool:
+    """Whether the env of `config` differs from episode to episode by a level, of which each split has its own."""
+    return config.name != "gymnasium" and envs.get_sim(config.name).levels
 
 
 def obs_spec(env: BatchEnv) -> ObsSpec:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import envs
 from rlsys import cli
 
 SMALL = ["num_envs=8", "total_timesteps=1024", "agent.n_steps=16", "agent.batch_size=64", "eval_episodes=2"]
@@ -27,6 +28,18 @@ def trained(tmp_path_factory) -> Path:
     cwd = tmp_path_factory.mktemp("work")
     done = rlsys("train", *SMALL, "seed=7", cwd=cwd)
     assert done.returncode == 0, done.stderr
+    return cwd
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory) -> Path:
+    """A working directory with a run of CartPole as it is and one of two mazes, and what was printed at their ends."""
+    cwd = tmp_path_factory.mktemp("scored")
+    small = [*SMALL[:-1], "replay=false"]
+    for name, more in (("cartpole", []), ("maze", ["env.levels=2", "env.max_episode_steps=30"])):
+        done = rlsys("train", f"env={name}", *small, *more, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        (cwd / f"{name}.txt").write_text(done.stdout)
     return cwd
 
 
@@ -68,7 +81,7 @@ def test_help_needs_no_heavy_import(tmp_path):
         (["--multirn"], "there is no option '--multirn'"),
         (["~seed"], "a key that is left out has its default"),
         (["agent.name=dqn"], "chosen with agent=dqn"),
-        (["env="], "There are: cartpole, "),
+        (["env="], "There are: acrobot, "),
         (["agent=null"], "There are: dqn, ppo, pqn, sb3"),
         (["experiment=../config"], "There are: cartpole, "),
         (["agent=ppo,dqn"], "a grid, which needs -m"),
@@ -209,6 +222,143 @@ def test_envs_lists_the_sims_and_shows_one(capsys):
     assert "| gravity | 9.8 | m/s^2 |" in capsys.readouterr().out
     assert cli.main(["envs", "cartpoel"]) == 2
     assert "cartpole" in capsys.readouterr().err
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """`terminal(width, *arguments)`: what a terminal of that width shows of a command; bold type is plain."""
+
+    def shown(width: int, *arguments: str) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("TERM", "xterm")  # a dumb one has 80 columns, rich thinks
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        assert cli.main(list(arguments)) == 0
+        return re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
+
+    return shown
+
+
+def cells(table: str) -> list[list[str]]:
+    """The cells of a printed table's lines, which two spaces or more keep apart."""
+    return [re.split(r"  +", line.strip()) for line in table.splitlines() if line.strip(" ─")]
+
+
+def test_the_list_of_sims_says_what_chance_the_baseline_and_the_optimum_earn(capsys):
+    assert cli.main(["envs"]) == 0
+    header, *rows = cells(capsys.readouterr().out)
+    assert header == ["env", "what", "observation", "action", "steps", "solved at", "random", "scripted", "optimal"]
+    rows = {row[0]: row[2:] for row in rows}
+    assert rows["cartpole"] == ["4", "2 choices", "500", "475", "22.49", "500", "500"]
+    assert rows["maze"] == ["19x19x3", "4 choices", "500", "0.95", "0.155", "1", "1"]
+    assert rows["mountaincar_continuous"][1] == "1 real"
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (80, {"what", "observation", "steps"}),
+        (90, {"what", "observation"}),
+        (100, {"what"}),
+        (120, set()),
+        (140, set()),
+    ],
+)
+def test_the_list_of_sims_fits_the_terminal_and_keeps_names_and_numbers_whole(width, left_out, terminal):
+    printed = terminal(width, "envs")
+    assert max(map(len, printed.splitlines())) <= width
+    header, *rows = cells(printed)
+    wanted = ["env", "what", "observation", "action", "steps", "solved at", "random", "scripted", "optimal"]
+    assert header == [name for name in wanted if name not in left_out]
+    whole = [row for row in rows if len(row) > 1]  # the other lines go on with a description
+    assert [row[0] for row in whole] == list(envs.sims())
+    assert "what" not in left_out or whole == rows
+    cartpole = next(row for row in whole if row[0] == "cartpole")
+    assert cartpole[-3:] == ["22.49", "500", "500"]
+
+
+def test_numbers_are_short_without_exponents():
+    numbers = {22.493: "22.49", 0.1037: "0.104", -9694.9: "-9695", 36650.0: "36650", 500.0: "500", -97.7: "-97.7"}
+    numbers |= {0.0: "0", 200.0: "200", -0.9885: "-0.989", 1234567.0: "1234567", None: ""}
+    assert {number: cli.short(number) for number in numbers} == numbers
+
+
+def test_a_sims_page_has_its_spaces_parameters_and_references_with_their_errors(capsys):
+    assert cli.main(["envs", "cartpole"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("rlsys/CartPole-v0", "Discrete(2)", "(4,), float32)", "env.params.gravity=9.8", "475"):
+        assert words in printed
+    assert ["random", "22.493", "0.12", "uniform actions, 10 000 test episodes"] in cells(printed)
+    assert "\x1b" not in printed
+    assert "▀" not in printed
+
+
+def test_a_terminal_shows_a_picture_of_the_sim_below_its_page(terminal):
+    printed = terminal(100, "envs", "snake")
+    picture = [line for line in printed.splitlines() if "▀" in line]
+    assert [line.count("▀") for line in picture] == [cli.PORTRAIT_COLUMNS] * (cli.PORTRAIT_COLUMNS // 2)
+    assert printed.rstrip().endswith(picture[-1])
+    colors = re.findall(r"38;2;(\d+);(\d+);(\d+)", printed)
+    assert any(int(red) > 180 and int(green) < 100 for red, green, _ in colors)  # the fruit
+    narrow = terminal(30, "envs", "snake")
+    assert max(line.count("▀") for line in narrow.splitlines()) == 30
+
+
+def test_a_sim_as_json_has_all_of_it(capsys):
+    assert cli.main(["envs", "cartpole", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["references"]["random"] == {
+        "mean": 22.493,
+        "error": 0.12,
+        "how": "uniform actions, 10 000 test episodes",
+    }
+    assert row["params"]["gravity"] == 9.8
+    assert row["action"] == "Discrete(2)"
+    assert row["page"].startswith("CartPole: ")
+
+
+def test_every_sims_picture_can_be_drawn():
+    for name in envs.sims():
+        assert "▀" in cli.portrait(envs.get_sim(name)), name
+
+
+def test_eval_tells_the_score_and_what_it_is_relative_to(scored, monkeypatch, capsys):
+    monkeypatch.chdir(scored)
+    assert cli.main(["eval", "runs/cartpole", "--episodes", "4", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["eval/score_normalised"] == pytest.approx((data["eval/mean_reward"] - 22.493) / 477.507, abs=1e-12)
+    bounds = [(bound - 22.493) / 477.507 for bound in data["eval/mean_reward_ci95"]]
+    assert data["eval/score_normalised_ci95"] == pytest.approx(bounds, abs=1e-12)
+    assert data["score_reference"] == "optimal"
+    assert cli.main(["eval", "runs/cartpole", "--episodes", "4"]) == 0
+    rows = {row[0]: row[1:] for row in cells(capsys.readouterr().out)}
+    score = f"{data['eval/score_normalised']:.6g}"
+    assert rows["score (0 random, 1 optimal)"] == [score, f"{bounds[0]:.3f} to {bounds[1]:.3f}"]
+    assert "generalisation gap" not in rows
+
+
+def test_eval_of_levels_tells_both_results_and_the_gap(scored, monkeypatch, capsys):
+    monkeypatch.chdir(scored)
+    command = ["eval", "runs/maze", "--episodes", "16", "--sample"]
+    found = {}
+    for split in ("test", "train", "validation"):
+        assert cli.main([*command, "--split", split, "--json"]) == 0
+        found[split] = json.loads(capsys.readouterr().out)
+    test, train = found["test"], found["train"]
+    assert test["eval/train_mean_reward"] == train["eval/mean_reward"]
+    assert test["eval/generalisation_gap"] == train["eval/mean_reward"] - test["eval/mean_reward"]
+    assert not any("gap" in tag or "train_" in tag for split in ("train", "validation") for tag in found[split])
+    assert cli.main(command) == 0
+    rows = {row[0]: row[1:] for row in cells(capsys.readouterr().out)}
+    assert rows["mean return, training levels"][0] == f"{test['eval/train_mean_reward']:.6g}"
+    assert rows["generalisation gap"][0] == f"{test['eval/generalisation_gap']:.6g}"
+    assert not any("score" in name for name in rows)  # episodes are shorter than those of the references
+
+
+def test_the_outcome_of_a_run_tells_the_score_and_the_gap(scored):
+    cartpole, maze = ((scored / f"{name}.txt").read_text() for name in ("cartpole", "maze"))
+    assert re.search(r"score \(0 random, 1 optimal\)  -?\d\.\d{3}\s", cartpole)
+    assert "training levels" not in cartpole
+    assert re.search(r"training levels  \S+  \(gap \S+, 95 % interval \S+ to \S+\)", maze)
 
 
 def test_runs_lists_a_damaged_run_too_and_its_other_verbs_say_what_is_wrong(trained, tmp_path, monkeypatch, capsys):

@@ -7,9 +7,9 @@ from scipy import stats
 
 from envs.engine.vector import SimVectorEnv
 from rlsys.config import GymnasiumConfig, SimConfig
-from rlsys.evaluate import bootstrap_interval, evaluate, held_out, iqm
+from rlsys.evaluate import Report, bootstrap_interval, evaluate, final_report, held_out, iqm
 from rlsys.policy import Policy, PolicySpec
-from rlsys.torchenv import TorchEnv, make_env, reward_threshold
+from rlsys.torchenv import Scale, TorchEnv, has_levels, make_env, reward_threshold, score_scale
 
 
 def policy_for(env: TorchEnv, seed: int = 0) -> Policy:
@@ -94,3 +94,78 @@ def test_levels_of_the_training_config_do_not_limit_the_test_levels():
     assert len(set(train.state["level"].tolist())) <= 3
     assert len(set(test.state["level"].tolist())) > 50
     assert set(train.state["level"].tolist()).isdisjoint(test.state["level"].tolist())
+
+
+def report_of(*returns: float, **fields) -> Report:
+    return Report(np.array(returns, np.float64), np.ones(len(returns), np.int64), **fields)
+
+
+def test_the_score_and_its_interval_are_those_of_the_mean_on_the_scale():
+    report = report_of(0.0, 10.0, 10.0, 40.0, scale=Scale("scripted", random=-10.0, best=30.0))
+    assert report.score == report.metrics()["eval/score_normalised"] == (15.0 + 10.0) / 40.0
+    data = report.to_json()
+    low, high = data["eval/mean_reward_ci95"]
+    assert data["eval/score_normalised_ci95"] == [(low + 10.0) / 40.0, (high + 10.0) / 40.0]
+    assert data["score_reference"] == "scripted"
+    without = report_of(1.0, 2.0)
+    assert without.score is None
+    assert "eval/score_normalised" not in without.metrics()  # a metric is a number
+    assert without.to_json()["eval/score_normalised"] is None
+    assert without.to_json()["score_reference"] is None
+
+
+def test_the_gap_is_the_mean_on_the_levels_trained_on_minus_that_on_the_others():
+    report = report_of(0.0, 1.0, 0.0, 0.0, train=report_of(1.0, 1.0, 0.0, 1.0))
+    assert report.mean == report.metrics()["eval/mean_reward"] == 0.25
+    assert report.metrics()["eval/train_mean_reward"] == 0.75
+    assert report.metrics()["eval/generalisation_gap"] == 0.5
+    assert report_of(1.0).generalisation() == {}
+    assert not [tag for tag in report_of(1.0).to_json() if "train" in tag or "gap" in tag]
+
+
+def test_the_interval_of_the_gap_is_that_of_two_independent_samples():
+    rng = np.random.default_rng(4)
+    train, test = rng.normal(3.0, 1.0, 50), rng.normal(1.0, 2.0, 50)
+    low, high = report_of(*test, train=report_of(*train)).intervals()["eval/generalisation_gap_ci95"]
+    found = stats.bootstrap(
+        (train, test), lambda a, b, axis: a.mean(axis) - b.mean(axis), method="percentile", rng=rng
+    ).confidence_interval
+    assert (low, high) == pytest.approx((found.low, found.high), abs=0.04)
+    # Resampled alike, two samples that go together would seem to differ by exactly so much.
+    same = report_of(*test, train=report_of(*test + 1.0)).intervals()["eval/generalisation_gap_ci95"]
+    assert same[1] - same[0] > 1.0
+
+
+def test_an_evaluation_has_a_score_where_the_sims_references_hold():
+    policy = policy_for(make_env(SimConfig(), 1, split="test", seed=0))
+    report = held_out(policy, SimConfig(), 4, "test")
+    assert report.scale == Scale("optimal", 22.493, 500.0)
+    assert report.score == pytest.approx((report.mean - 22.493) / 477.507, abs=1e-12)
+    same = SimConfig(params={"gravity": 9.8}, max_episode_steps=500)
+    assert held_out(policy, same, 4, "validation").scale == report.scale
+    for other in ({"params": {"gravity": [9.0, 10.0]}}, {"params": {"gravity": 9.0}}, {"max_episode_steps": 40}):
+        assert held_out(policy, SimConfig(**other), 4, "test").score is None
+    assert score_scale(GymnasiumConfig(id="CartPole-v1"), "test") is None
+    few = SimConfig(name="maze", levels=3)  # may be easier than mazes are
+    assert score_scale(few, "train") is None
+    assert score_scale(few, "test") == score_scale(SimConfig(name="maze"), "train") == Scale("optimal", 0.1551, 1.0)
+
+
+def test_the_final_report_has_the_test_levels_and_the_very_levels_that_were_trained_on():
+    config = SimConfig(name="maze", levels=2, max_episode_steps=15)
+    assert has_levels(config)
+    policy = policy_for(make_env(config, 1, split="test", seed=0), seed=3)
+    options = {"deterministic": False, "seed": 5}
+    report = final_report(policy, config, 40, **options)
+    assert report.returns.tolist() == held_out(policy, config, 40, "test", **options).returns.tolist()
+    assert report.train.returns.tolist() == held_out(policy, config, 40, "train", **options).returns.tolist()
+    every_level = held_out(policy, SimConfig(name="maze", max_episode_steps=15), 40, "train", **options)
+    assert report.train.returns.tolist() != every_level.returns.tolist()
+    assert report.metrics()["eval/generalisation_gap"] == report.train.mean - report.mean
+
+
+def test_without_levels_the_final_report_is_that_of_the_test_split_alone():
+    assert not has_levels(SimConfig())
+    assert not has_levels(GymnasiumConfig(id="CartPole-v1"))
+    policy = policy_for(make_env(SimConfig(), 1, split="test", seed=0))
+    assert final_report(policy, SimConfig(), 3).train is None

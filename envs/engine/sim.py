@@ -128,6 +128,21 @@ class Reference:
     how: str
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A sim's returns as scores: 0 is what uniform actions earn (`random`), 1 what `reference` ("optimal", "scripted") does.
+
+    A score is below 0 for who does worse than chance, and above 1 where the reference is no bound.
+    """
+
+    reference: str
+    random: float
+    best: float
+
+    def score(self, mean_return: float) -> float:
+        return (mean_return - self.random) / (self.best - self.random)
+
+
 @dataclass(frozen=True, eq=False)
 class Sim:
     """A simulator: everything the engine needs to run N copies of a world. See this module's docstring.
@@ -138,7 +153,7 @@ class Sim:
     scripted: the baseline, a policy written by hand: fills the vector `action` ((1,) for Discrete) with what it would
         do in `s`. It may look at all of `s`, also at what `observe` does not show.
     references: what is known about returns: "random" (uniform actions), "scripted", and "optimal" (the best possible, or
-        a bound that `how` names). `envs.reference.measure` measures the first two.
+        a bound that `how` names). `envs.reference.measure` measures the first two. See `scale`.
     """
 
     name: str
@@ -178,6 +193,8 @@ class Sim:
                 raise ValueError(f"{self.name}: {space} must have a dimension, as with shape=(1,).")
         if unknown := set(self.references) - set(REFERENCES):
             raise ValueError(f"{self.name}: references {sorted(unknown)} are not of {', '.join(REFERENCES)}.")
+        if (scale := self.scale()) and not scale.random < scale.best:
+            raise ValueError(f"{self.name}: the reference {scale.reference!r} must be above 'random'.")
         if self.max_episode_steps < 1:
             raise ValueError(f"{self.name}: max_episode_steps={self.max_episode_steps} must be at least 1.")
 
@@ -190,6 +207,20 @@ class Sim:
     def id(self) -> str:
         """The Gymnasium id, e.g. `rlsys/CartPole-v0`."""
         return f"rlsys/{self.name}-v{self.version}"
+
+    def scale(self, params: Mapping[str, Any] = {}, max_episode_steps: int | None = None) -> Scale | None:
+        """The scale from "random" to "optimal", or to "scripted" where no optimum is known.
+
+        None without references, and with parameters or a step limit that they do not hold for: any but the defaults.
+        """
+        if any(np.any(np.asarray(value) != self.params.defaults[name]) for name, value in params.items()):
+            return None
+        if max_episode_steps not in (None, self.max_episode_steps):
+            return None
+        reference = "optimal" if "optimal" in self.references else "scripted"
+        if not {"random", reference} <= set(self.references):
+            return None
+        return Scale(reference, self.references["random"].mean, self.references[reference].mean)
 
 
 def _codes(fields: Fields) -> list[str]:

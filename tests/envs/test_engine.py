@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import envs
 from envs.engine import Reference, Sim, njit, params, state_dtype, uniform
-from envs.engine.sim import SPLITS
+from envs.engine.sim import SPLITS, Scale
 from envs.reference.measure import returns
 
 
@@ -662,3 +662,43 @@ def test_references_have_known_names():
     assert dataclasses.replace(COUNTER, references=known).references["optimal"].mean == 1.0
     with pytest.raises(ValueError, match=r"references \['best'\] are not of random, scripted, optimal"):
         dataclasses.replace(COUNTER, references={"best": known["optimal"]})
+
+
+KNOWN = {
+    "random": Reference(-20.0, 0.1, "by hand"),
+    "scripted": Reference(10.0, 0.0, "by hand"),
+    "optimal": Reference(30.0, 0.0, "by hand"),
+}
+
+
+def test_a_score_is_0_at_chance_1_at_the_optimum_and_a_straight_line_between_and_beyond():
+    scale = dataclasses.replace(COUNTER, references=KNOWN).scale()
+    assert scale == Scale("optimal", -20.0, 30.0)
+    assert [scale.score(mean) for mean in (-20.0, 5.0, 30.0, 40.0, -30.0)] == [0.0, 0.5, 1.0, 1.2, -0.2]
+
+
+def test_where_no_optimum_is_known_a_score_is_relative_to_the_baseline():
+    known = {policy: KNOWN[policy] for policy in ("random", "scripted")}
+    scale = dataclasses.replace(COUNTER, references=known).scale()
+    assert scale == Scale("scripted", -20.0, 10.0)
+    assert scale.score(4.0) == 24.0 / 30.0
+
+
+@pytest.mark.parametrize("policies", [(), ("random",), ("optimal",), ("scripted", "optimal")])
+def test_without_both_ends_there_is_no_scale(policies):
+    assert dataclasses.replace(COUNTER, references={policy: KNOWN[policy] for policy in policies}).scale() is None
+
+
+def test_references_hold_for_the_default_parameters_and_step_limit_only():
+    sim = dataclasses.replace(COUNTER, params=params(width=2.0, holes=3), max_episode_steps=7, references=KNOWN)
+    holds = sim.scale()
+    for same in ({}, {"width": 2.0}, {"width": 2, "holes": 3}, {"width": [2.0, 2.0]}, {"width": np.full(4, 2.0)}):
+        assert sim.scale(same) == sim.scale(same, 7) == holds
+    for other in ({"width": 2.1}, {"width": 2.0, "holes": 4}, {"width": [1.0, 2.0]}, {"holes": np.array([3, 3, 4])}):
+        assert sim.scale(other) is None
+    assert sim.scale(max_episode_steps=8) is None
+
+
+def test_an_optimum_below_chance_is_refused():
+    with pytest.raises(ValueError, match="Counter: the reference 'optimal' must be above 'random'"):
+        dataclasses.replace(COUNTER, references={**KNOWN, "optimal": KNOWN["random"]})
