@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 from envs.engine.single import SimEnv
 from envs.engine.vector import SimVectorEnv
+from envs.reference.measure import returns
 from rlsys import cli
 from rlsys.agents.ppo import PPO
 from rlsys.config import PPOConfig
@@ -72,15 +73,23 @@ def test_the_example_sim_is_the_same_in_plain_python(thermostat):
         np.testing.assert_allclose(a.step(actions)[0], b.step(actions)[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["random", "scripted"])
+def test_the_example_sims_references_are_what_is_measured(thermostat, policy):
+    stated = thermostat.references[policy]
+    found = returns(thermostat, policy, 1000, seed=1)
+    assert abs(found.mean() - stated.mean) < 4 * np.hypot(found.std(ddof=1) / np.sqrt(len(found)), stated.error)
+
+
 def test_the_example_sim_can_be_learned(thermostat):
     env = TorchEnv(SimVectorEnv(thermostat, 64, seed=0))
     agent = PPO(env, PPOConfig(n_steps=64, learning_rate=1e-3), seed=0)
-    agent.iterate(0.0)
-    for _ in range(8):
-        early = agent.iterate(0.0)
-    for _ in range(40):
-        late = agent.iterate(0.0)
-    assert late["rollout/ep_rew_mean"] > 0.5 * early["rollout/ep_rew_mean"]  # returns are negative: half the cost
+
+    def mean_return_after(iterations):
+        for _ in range(iterations):
+            agent.iterate(0.0)
+        return env.metrics()["rollout/ep_rew_mean"]
+
+    assert mean_return_after(9) < 2.0 * mean_return_after(40)  # they are negative: half the cost
 
 
 def commands() -> list[str]:

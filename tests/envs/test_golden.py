@@ -1,7 +1,8 @@
 """What whole-number sims do is kept to the bit: golden.json has the SHA-256 of 10,000 steps of each, under its name and version.
 
 A sim is of whole numbers if neither its state nor its parameters have a real field: then no processor or compiler may change
-a bit of it. (Where it shows them divided, a quotient has one right rounding.) Whoever changes what such a sim does gives it a new version.
+a bit of it. (Where it shows them divided, a quotient has but one right rounding.) Whoever changes what such a sim does gives it
+a new version.
 """
 
 import hashlib

@@ -62,7 +62,7 @@ IN_SIMS = [  # sim, what is wrong, right, wrong, the test that notices
     ("cartpole", "ends on the limit", "abs(s.x) > p.x_limit", "abs(s.x) >= p.x_limit", cartpole_ends),
     ("cartpole", "explicit Euler made implicit", "s.x += p.tau * s.x_dot\n    s.x_dot += p.tau * x_acc",
      "s.x_dot += p.tau * x_acc\n    s.x += p.tau * s.x_dot", cartpole_ends),
-    ("game2048", "a new tile without a move", "if after == s.board:\n        return 0.0", "if after == s.board and made:\n        return 0.0",
+    ("game2048", "a new tile without a move", "if after == s.board:\n        return", "if False:\n        return",
      test_game2048.test_a_move_that_changes_nothing_brings_no_tile_and_draws_no_number),
     ("highway", "no wrap-around behind", "return distance - RING if distance >= 0.5 * RING else distance",
      "return distance", test_highway.test_collisions_by_hand),
@@ -102,11 +102,12 @@ IN_BATCH = [  # what is wrong, right, wrong, the test that notices
      "_begin(world, i, -1, obs)\n                _copy(obs[i], final_obs[i])\n    return num_ended",
      test_engine.test_final_observation_and_statistics_of_an_episode_that_ended),
     ("truncation off by one", "s.elapsed >= max_steps", "s.elapsed > max_steps", same_step),
-    ("first observation kept", "                _begin(world, i, -1, obs)\n    return", "                pass\n    return", same_step),
+    ("never reset", "                _begin(world, i, -1, obs)\n    return", "                pass\n    return", same_step),
     ("reward of a reset", "reward[i] = 0.0", "reward[i] = r if i < 0 else 1.0", next_step),
     ("statistics of all episodes", "states[i] = blank[0]\n", "states[i].draws = 0\n",
      test_engine.test_final_observation_and_statistics_of_an_episode_that_ended),
-    ("reset of the others", "if mask[i]:", "if mask[i] or True:", test_engine.test_a_new_reset_begins_a_new_episode_and_its_statistics),
+    ("reset of the others", "if mask[i]:", "if True:",
+     test_engine.test_a_new_reset_begins_a_new_episode_and_its_statistics),
 ]  # fmt: skip
 
 IN_FUNCTIONS = [  # what is wrong, owner, function, right, wrong, the test that notices
