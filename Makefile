@@ -4,10 +4,10 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format docs bench throughput learning engines peers gpu results report board clean
+.PHONY: help install train test test-fast check format docs bench throughput learning engines peers gpu results report verify-envs board clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 # Installed once; again only when what is asked for changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -59,6 +59,9 @@ results: .venv/installed ## train every experiment with five seeds and write the
 
 report: .venv/installed ## write docs/results.md and its picture from benchmarks/results/
 	$(BIN)/python benchmarks/report.py
+
+verify-envs: .venv/installed ## all that can be checked of every sim, at length (10 minutes); writes docs/worlds.md
+	$(BIN)/python benchmarks/verify_envs.py
 
 board: .venv/installed ## TensorBoard on runs/
 	$(BIN)/rlsys board

@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 from envs.engine.single import SimEnv
 from envs.engine.vector import SimVectorEnv
+from envs.reference.measure import returns
 from rlsys import cli
 from rlsys.agents.ppo import PPO
 from rlsys.config import PPOConfig
@@ -70,6 +71,13 @@ def test_the_example_sim_is_the_same_in_plain_python(thermostat):
     for t in range(300):
         actions = np.array([t % 2, 0, 1])
         np.testing.assert_allclose(a.step(actions)[0], b.step(actions)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["random", "scripted"])
+def test_the_example_sims_references_are_what_is_measured(thermostat, policy):
+    stated = thermostat.references[policy]
+    found = returns(thermostat, policy, 1000, seed=1)
+    assert abs(found.mean() - stated.mean) < 4 * np.hypot(found.std(ddof=1) / np.sqrt(len(found)), stated.error)
 
 
 def test_the_example_sim_can_be_learned(thermostat):

@@ -209,17 +209,22 @@ def test_thresholds_earn_less_than_the_optimum_and_that_less_than_foresight():
     assert known.mean() == pytest.approx(17.07, abs=4 * error)
 
 
-def test_the_sim_earns_with_the_optimal_policy_what_the_solver_says():
+def play_optimally(episodes=5000, seed=1):
+    """The returns of the solver's policy, what it says that they are on average, and the prices that came."""
     value, actions = optimum()
-    env = envs.make_vec("battery", 5000, seed=1, autoreset_mode="NextStep")
+    env = envs.make_vec("battery", episodes, seed=seed, autoreset_mode="NextStep")
     env.reset()
-    total, prices = np.zeros(5000), np.zeros((5000, HOURS))
+    total, prices = np.zeros(episodes), np.zeros((episodes, HOURS))
     for t in range(HOURS):
         s = env.state
         prices[:, t] = PRICES[s["market"], t % 24]
         total += env.step(actions[t, s["market"], s["charge"]])[1]
+    return total, value[0, :, 0].mean(), prices
+
+
+def test_the_sim_earns_with_the_optimal_policy_what_the_solver_says():
+    total, best, prices = play_optimally()
     error = total.std(ddof=1) / np.sqrt(len(total))
-    best = value[0, :, 0].mean()
     assert error < 0.01 * best
     assert abs(total.mean() - best) < 3 * error
     assert abs(total.mean() - optimum(wear=0.0)[0][0, :, 0].mean()) > 10 * error

@@ -22,16 +22,47 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(cuda, "THREADS", 8)
 
 
-# Float sims: how far apart a step on the two devices may be, in ulps of the largest value in a field (see `compare`).
-ULPS = 2.0
+# How far apart a step of a float32 sim on the two devices may be, in ulps of the largest value in a field (see `compare`):
+# 2, and more only where rounding is known to grow. In float64 there is no difference at all in the simulator: what differs
+# is float32's own rounding of sines and of what plain Python works out in float64.
+ULPS = {
+    "highway": 32.0,  # 15 substeps, each of which turns the car by five times what its heading is off
+    "pushdisc": 300.0,  # a reward of hundredths is the difference of two values of 14 or so: 2 ulps of these
+    "racer": 16.0,  # distances of metres to walls, from positions of a hundred metres
+    "reacher": 8.0,  # two Runge-Kutta steps of an arm that turns at 20 rad/s
+}
+SLOW = {"highway", "labyrinth", "racer"}  # in the simulator: a step or a reset takes a hundredth of a second
+
+
+def compared(name, seed=0):
+    num_envs, steps, length = (9, 10, 3) if name in SLOW else (21, 30, 9)
+    report = compare(
+        name,
+        ("cpu", "cuda"),
+        num_envs=num_envs,
+        steps=steps,
+        seed=seed,
+        ulps=ULPS.get(name, 2.0),
+        max_episode_steps=length,
+    )
+    assert report.passed, report
+    assert report.transitions == num_envs * steps
+    assert (
+        report.episodes >= 3 * num_envs
+    )  # so each env has been reset, at different times where the world ends episodes
+    return report
 
 
 @pytest.mark.parametrize("name", envs.sims())
 def test_a_sim_does_the_same_as_on_the_cpu_through_many_episodes(name):
-    report = compare(name, ("cpu", "cuda"), num_envs=21, steps=30, ulps=ULPS, max_episode_steps=9)
+    compared(name)
+
+
+@pytest.mark.skipif(not cuda.SIMULATED, reason="a GPU's sines are its own")
+@pytest.mark.parametrize("name", ULPS)
+def test_in_float64_the_simulator_gives_the_same_bytes(name):
+    report = compare(name, ("cpu", "cuda"), num_envs=9, steps=6, ulps=0.0, max_episode_steps=3, precision="float64")
     assert report.passed, report
-    assert report.transitions == 21 * 30
-    assert report.episodes >= 3 * 21  # so each env has been reset, at different times where the world ends episodes
 
 
 @njit

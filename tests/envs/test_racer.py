@@ -278,7 +278,7 @@ def test_progress_adds_up_to_the_place_on_the_track():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_road_ends_at_its_walls(side):
-    env = tracks(TEST + np.arange(50))
+    env = tracks(TEST + np.arange(10))
     s = env.state
     left, right = walls(s)
     wall, middle = (left if side == "left" else right), (left + right) / 2
@@ -288,15 +288,15 @@ def test_the_road_ends_at_its_walls(side):
     for inside, terminates in ((1.5, False), (0.3, True)):  # 0.2 s at 4 m/s are 0.8 m
         s["speed"], s["ended"] = 4.0, 0
         s["x"], s["y"] = (spot - inside * out).T
-        _, reward, terminated, _, _ = env.step(np.zeros((50, 2), np.float32))
+        _, reward, terminated, _, _ = env.step(np.zeros((10, 2), np.float32))
         assert (terminated == terminates).all()
         assert (np.abs(reward + terminates) < 0.1).all()
 
 
 def test_to_drive_backwards_costs_what_it_had_earned():
-    env = tracks(TEST + np.arange(50))
+    env = tracks(TEST + np.arange(10))
     env.state["heading"] += np.pi
-    _, reward, _, _, _ = env.step(np.zeros((50, 2), np.float32))
+    _, reward, _, _, _ = env.step(np.zeros((10, 2), np.float32))
     np.testing.assert_allclose(reward, -0.2, atol=0.02)  # 0.2 s at 10 m/s
     assert (env.state["section"] > SECTIONS - 4).all()
 
