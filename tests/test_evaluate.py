@@ -152,15 +152,22 @@ def test_an_evaluation_has_a_score_where_the_sims_references_hold():
 
 
 def test_the_final_report_has_the_test_levels_and_the_very_levels_that_were_trained_on():
-    config = SimConfig(name="maze", levels=2, max_episode_steps=15)
+    config = SimConfig(name="maze", levels=8, max_episode_steps=60)
     assert has_levels(config)
     policy = policy_for(make_env(config, 1, split="test", seed=0), seed=3)
     options = {"deterministic": False, "seed": 5}
     report = final_report(policy, config, 40, **options)
+    assert report.train is not None
     assert report.returns.tolist() == held_out(policy, config, 40, "test", **options).returns.tolist()
     assert report.train.returns.tolist() == held_out(policy, config, 40, "train", **options).returns.tolist()
-    every_level = held_out(policy, SimConfig(name="maze", max_episode_steps=15), 40, "train", **options)
-    assert report.train.returns.tolist() != every_level.returns.tolist()
+    every_level = SimConfig(name="maze", max_episode_steps=60)
+    others = [
+        held_out(policy, config, 40, "validation", **options),
+        held_out(policy, every_level, 40, "train", **options),
+    ]
+    for other in (report, *others):  # some goals are near enough to be found by chance
+        assert other.mean > 0
+        assert report.train.returns.tolist() != other.returns.tolist()
     assert report.metrics()["eval/generalisation_gap"] == report.train.mean - report.mean
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlsys import checkpoint, cli, evaluate, run
+from rlsys import checkpoint, cli, run
 from rlsys.config import Config, DQNConfig, GymnasiumConfig, PPOConfig, SimConfig, resolve
-from rlsys.evaluate import held_out
 from rlsys.folder import Run, find, find_one
 from rlsys.log import read_metrics
 from rlsys.torchenv import DeviceError
@@ -213,6 +212,51 @@ def test_intervals_are_environment_steps_and_the_end_is_always_due(tmp_path):
     assert [point["step"] for point in points if "eval/mean_reward" in point] == [512, 896, 1152]
 
 
+def test_the_score_is_in_every_evaluation_the_summary_and_tensorboard(tmp_path):
+    done = run.train(small(tmp_path, env=SimConfig()), quiet=True)
+    evaluations = [point for point in read_metrics(done.folder) if "eval/mean_reward" in point]
+    assert len(evaluations) == 2
+    for point in evaluations:
+        assert point["eval/score_normalised"] == pytest.approx((point["eval/mean_reward"] - 22.493) / (500.0 - 22.493))
+    summary = done.summary()
+    assert summary["score_normalised"] == pytest.approx((summary["score"] - 22.493) / (500.0 - 22.493))
+    assert summary["score_normalised"] == summary["eval/score_normalised"]
+    assert summary["score_reference"] == "optimal"
+    low, high = summary["eval/score_normalised_ci95"]
+    assert low <= summary["score_normalised"] <= high
+    assert b"eval/score_normalised" in next(done.folder.glob("events.*")).read_bytes()
+
+
+def test_a_world_that_the_references_do_not_hold_for_has_no_score(tmp_path):
+    done = run.train(small(tmp_path), quiet=True)  # episodes of 50 steps
+    summary = done.summary()
+    assert summary["score_normalised"] is None
+    assert summary["score_reference"] is None
+    assert not any("eval/score_normalised" in point for point in read_metrics(done.folder))
+
+
+def test_levels_trained_on_are_played_once_at_the_end_and_the_gap_is_logged(tmp_path, monkeypatch):
+    played, held_out = [], run.held_out
+
+    def noted(policy, config, episodes, split, **options):
+        played.append((split, episodes))
+        return held_out(policy, config, episodes, split, **options)
+
+    monkeypatch.setattr(run, "held_out", noted)  # what the loop calls
+    monkeypatch.setattr("rlsys.evaluate.held_out", noted)  # what the final report does
+    env = SimConfig(name="maze", levels=2, max_episode_steps=20)
+    done = run.train(small(tmp_path, env=env, test_episodes=12), quiet=True)
+    assert played == [("validation", 2), ("validation", 2), ("test", 12), ("train", 12)]
+    summary, points = done.summary(), read_metrics(done.folder)
+    gap = summary["eval/train_mean_reward"] - summary["score"]
+    assert summary["eval/generalisation_gap"] == gap
+    policy = done.policy("best")
+    assert summary["eval/train_mean_reward"] == held_out(policy, env, 12, "train").mean
+    assert [point["step"] for point in points if "eval/generalisation_gap" in point] == [1024]
+    assert points[-1]["eval/generalisation_gap"] == gap
+    assert points[-1]["eval/train_mean_reward"] == summary["eval/train_mean_reward"]
+
+
 def test_same_seed_same_run_other_seed_other_run(tmp_path):
     a, b, c = (run.train(small(tmp_path, seed=seed), quiet=True) for seed in (1, 1, 2))
     assert metrics(a.folder) == metrics(b.folder) != metrics(c.folder)
@@ -298,48 +342,3 @@ def test_a_gpu_whose_memory_does_not_suffice_is_told_with_a_number_to_try():
     assert str(caught.value) == (
         "num_envs=4096: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 10.00 GiB. Try num_envs=2048."
     )
-
-
-def test_the_score_is_in_every_evaluation_the_summary_and_tensorboard(tmp_path):
-    done = run.train(small(tmp_path, env=SimConfig()), quiet=True)
-    evaluations = [point for point in read_metrics(done.folder) if "eval/mean_reward" in point]
-    assert len(evaluations) == 2
-    for point in evaluations:
-        assert point["eval/score_normalised"] == pytest.approx((point["eval/mean_reward"] - 22.493) / (500.0 - 22.493))
-    summary = done.summary()
-    assert summary["score_normalised"] == pytest.approx((summary["score"] - 22.493) / (500.0 - 22.493))
-    assert summary["score_normalised"] == summary["eval/score_normalised"]
-    assert summary["score_reference"] == "optimal"
-    low, high = summary["eval/score_normalised_ci95"]
-    assert low <= summary["score_normalised"] <= high
-    assert b"eval/score_normalised" in next(done.folder.glob("events.*")).read_bytes()
-
-
-def test_a_world_that_the_references_do_not_hold_for_has_no_score(tmp_path):
-    done = run.train(small(tmp_path), quiet=True)  # episodes of 50 steps
-    summary = done.summary()
-    assert summary["score_normalised"] is None
-    assert summary["score_reference"] is None
-    assert not any("eval/score_normalised" in point for point in read_metrics(done.folder))
-
-
-def test_levels_trained_on_are_played_once_at_the_end_and_the_gap_is_logged(tmp_path, monkeypatch):
-    played = []
-
-    def noted(policy, config, episodes, split, **options):
-        played.append((split, episodes))
-        return held_out(policy, config, episodes, split, **options)
-
-    monkeypatch.setattr(run, "held_out", noted)  # what the loop calls
-    monkeypatch.setattr(evaluate, "held_out", noted)  # what the final report does
-    env = SimConfig(name="maze", levels=2, max_episode_steps=20)
-    done = run.train(small(tmp_path, env=env, test_episodes=12), quiet=True)
-    assert played == [("validation", 2), ("validation", 2), ("test", 12), ("train", 12)]
-    summary, points = done.summary(), read_metrics(done.folder)
-    gap = summary["eval/train_mean_reward"] - summary["score"]
-    assert summary["eval/generalisation_gap"] == gap
-    policy = done.policy("best")
-    assert summary["eval/train_mean_reward"] == held_out(policy, env, 12, "train").mean
-    assert [point["step"] for point in points if "eval/generalisation_gap" in point] == [1024]
-    assert points[-1]["eval/generalisation_gap"] == gap
-    assert points[-1]["eval/train_mean_reward"] == summary["eval/train_mean_reward"]
