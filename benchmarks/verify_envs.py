@@ -298,9 +298,9 @@ def page(rows: dict[str, dict[str, str]]) -> str:
   the one that the sim states; {MOST:g} would be a failure. "exact": all returns are equal, and as stated.
 - **optimum**: the same, of the policy that dynamic programming finds, played by the sim, and the return that it foretells.
 - **properties**: what is conserved, mirrored or accounted for, as checked by the sim's own tests.
-- **invariance**: 4096 envs do the same to the bit through {test_engine.STEPS} steps one after the other, in parallel on one thread
-  and on all, if there are only 1, 7 or 64 of them, and whatever the others do; of their states, the first digits of a SHA-256.
-  (Of a sim with sines they depend on the machine.)
+- **invariance**: 4096 envs do the same to the bit through {test_engine.STEPS} steps one after the other, in parallel on one
+  thread and on all, if there are only 1, 7 or 64 of them, and whatever the others do; of their states, the first digits of a
+  SHA-256. (Of a sim with sines they depend on the machine.)
 - **snapshots**: so many were taken at random times, restored, and had the same future to the bit.
 - **devices**: the largest difference of a float32 step between the CPU and {where}, in ulps of
   the largest value in a field; more than 2 where `tests/envs/test_cuda.py` has the reason.
