@@ -293,7 +293,7 @@ def page(rows: dict[str, dict[str, str]]) -> str:
 `make verify-envs` makes this page. An empty cell is a check that does not apply to a sim.
 
 - **off Gymnasium**: the largest difference of a float64 step, state and reward, from Gymnasium's own, over {TRANSITIONS:,} states
-  put into both; terminations are the same.
+  put into both; terminations are the same. (Of MountainCarContinuous-v0 without its rounding to float32 after each step.)
 - **random**, **scripted**: how many standard errors the mean return of {EPISODES:,} episodes (fewer where they are long) is off
   the one that the sim states; {MOST:g} would be a failure. "exact": all returns are equal, and as stated.
 - **optimum**: the same, of the policy that dynamic programming finds, played by the sim, and the return that it foretells.
