@@ -60,7 +60,7 @@ results: .venv/installed ## train every experiment with five seeds and write the
 report: .venv/installed ## write docs/results.md and its picture from benchmarks/results/
 	$(BIN)/python benchmarks/report.py
 
-verify-envs: .venv/installed ## all that can be checked of every sim, at length (10 minutes); writes docs/worlds.md
+verify-envs: .venv/installed ## all that can be checked of every sim, at length (5 minutes); writes docs/worlds.md
 	$(BIN)/python benchmarks/verify_envs.py
 
 board: .venv/installed ## TensorBoard on runs/

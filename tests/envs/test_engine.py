@@ -304,7 +304,7 @@ def test_what_an_env_does_depends_neither_on_the_number_of_envs_nor_of_threads(n
         assert rows == [row[: n * size] for row in reference]
 
 
-@pytest.mark.parametrize("name", ["cartpole", "snake"])
+@pytest.mark.parametrize("name", envs.sims())
 def test_what_an_env_does_does_not_depend_on_the_others_actions(name):
     actions, others = actions_for(name, 8), actions_for(name, 8, seed=1)
     others[:, 3] = actions[:, 3]
