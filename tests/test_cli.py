@@ -83,7 +83,7 @@ def test_help_needs_no_heavy_import(tmp_path):
         (["agent.name=dqn"], "chosen with agent=dqn"),
         (["env="], "There are: acrobot, "),
         (["agent=null"], "There are: dqn, ppo, pqn, sb3"),
-        (["experiment=../config"], "There are: cartpole, "),
+        (["experiment=../config"], "There are: acrobot, "),
         (["agent=ppo,dqn"], "a grid, which needs -m"),
         (["seed=1,2"], "seed=1,2: several values make a grid, which needs -m"),
         (["experiment=cartpole", "agent=dqn"], "experiment=cartpole sets 'agent."),
