@@ -1,5 +1,7 @@
 """Train every experiment in conf/experiment/ with five seeds; write results/experiments.json and the README's table.
 
+The normalised score is the mean's share of the way from random to the sim's best reference (`rlsys envs`).
+
     python benchmarks/results.py [NAME ...] [--seeds 5] [--jobs 2] [--table-only]
 
 Each run is a process of its own, started as a user would, so `seconds` are those of a user.
@@ -23,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "experiments.json"
 MARKS = ("<!-- results -->\n", "<!-- /results -->")
 HEAD = [
-    "| command | mean score (95 % interval over seeds) | worst seed | solved | steps | time |",
-    "|---|---|---|---|---|---|",
+    "| command | mean score (95 % interval over seeds) | normalised | worst seed | solved | steps | time |",
+    "|---|---|---|---|---|---|---|",
 ]
 
 
@@ -53,11 +55,13 @@ def row(name: str, result: dict) -> str:
     scores = np.array([run["score"] for run in runs])
     low, high = bootstrap_interval(scores, np.mean)
     threshold = runs[0]["reward_threshold"]
+    shares = [run["score_normalised"] for run in runs if run.get("score_normalised") is not None]
+    share = f"{np.mean(shares):.1%}" if shares else "-"
     reached = f"{sum(run['solved'] for run in runs)} of {len(runs)}" if threshold is not None else "-"
     seconds = np.median([run["seconds"] for run in runs])
     return (
-        f"| `rlsys train experiment={name}` | {scores.mean():.1f} ({low:.1f} to {high:.1f}) | {scores.min():.1f} | {reached} "
-        f"| {runs[0]['steps']:,} | {seconds:.1f} s |"
+        f"| `rlsys train experiment={name}` | {scores.mean():.1f} ({low:.1f} to {high:.1f}) | {share} | {scores.min():.1f} "
+        f"| {reached} | {runs[0]['steps']:,} | {seconds:.1f} s |"
     )
 
 
@@ -89,8 +93,7 @@ def main() -> None:
                     "jobs_at_once": args.jobs,
                     "machine": machine,
                 }
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+                RESULTS.write_text(json.dumps(results, indent=1) + "\n")  # what is there already is kept
     write_table(results)
 
 
