@@ -19,6 +19,7 @@ from rlsys import capture  # noqa: E402
 from rlsys.agents import build  # noqa: E402
 from rlsys.config import DQNConfig, PPOConfig, PQNConfig  # noqa: E402
 from rlsys.torchenv import TorchEnv  # noqa: E402
+from tests.envs.test_cuda import ULPS  # noqa: E402
 
 DEVICE = "cuda"
 N = 1000  # not a multiple of a block
@@ -55,7 +56,8 @@ def equal(one, two):
 @pytest.mark.parametrize("name", envs.sims())
 def test_a_million_transitions_are_those_of_the_cpu_and_ten_million_of_integer_sims(name):
     steps = 100 if envs.get_sim(name).is_integer else 10
-    report = compare(name, ("parallel", "cuda"), num_envs=100_003, steps=steps, max_episode_steps=50)
+    how = {"num_envs": 100_003, "steps": steps, "max_episode_steps": 50}
+    report = compare(name, ("parallel", "cuda"), ulps=ULPS.get(name, 2.0), **how)
     assert report.passed, report
     assert report.transitions >= (10**7 if envs.get_sim(name).is_integer else 10**6)
 
