@@ -96,9 +96,8 @@ class Capture:
     def __init__(self, engine: str, device: torch.device):
         self.device = device
         self.is_wanted = engine == "graph" or (engine == "auto" and device.type == "cuda")
-        self.is_blind = (
-            self.is_wanted or device.type != "cpu"
-        )  # no tensor's values are looked at: that would wait for them
+        # whether no tensor's values are looked at, because that would wait for them
+        self.is_blind = self.is_wanted or device.type != "cpu"
         self._kept: dict[str, Tensor] = {}
 
     def __call__(self, function: Callable[..., Any], reason_against: str | float | None = None) -> Captured:
@@ -111,10 +110,14 @@ class Capture:
         """`tensor`, as a captured function can see it: copied to where the first one of that name was."""
         if not self.is_wanted:
             return tensor
-        return self._kept.setdefault(name, tensor.clone()).copy_(tensor)
+        if name not in self._kept:
+            self._kept[name] = torch.empty_like(tensor)
+        return self._kept[name].copy_(tensor)
 
     def number(self, name: str, value: float) -> float | Tensor:
         """A number that changes from call to call, as a captured function can see it: a 0-dim tensor that stays where it is."""
         if not self.is_wanted:
             return value
-        return self._kept.setdefault(name, torch.zeros((), device=self.device)).fill_(value)
+        if name not in self._kept:
+            self._kept[name] = torch.zeros((), device=self.device)
+        return self._kept[name].fill_(value)

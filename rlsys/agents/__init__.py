@@ -154,9 +154,8 @@ def permutations(
 
 def adam(parameters: list[torch.nn.Parameter], capture: Capture, epsilon: float = 1e-8) -> torch.optim.Optimizer:
     """Adam, fused; its learning rate (`set_learning_rate`) and step counts such that a graph sees them change."""
-    learning_rate: Any = torch.zeros((), device=capture.device) if capture.is_wanted else 0.0
-    capturable = capture.device.type == "cuda"
-    return torch.optim.Adam(parameters, lr=learning_rate, eps=epsilon, fused=True, capturable=capturable)
+    rate, capturable = capture.number("learning_rate", 0.0), capture.device.type == "cuda"
+    return torch.optim.Adam(parameters, lr=rate, eps=epsilon, fused=True, capturable=capturable)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

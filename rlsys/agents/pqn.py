@@ -46,10 +46,8 @@ class PQN:
         self.parameters = list(self.policy.parameters())
         self.capture = Capture(engine, device)
         # There is no fused RAdam; `capturable` keeps its step counts on the device, where nothing has to wait for them.
-        learning_rate: Any = torch.zeros((), device=device) if self.capture.is_wanted else 0.0
-        self.optimizer = torch.optim.RAdam(
-            self.parameters, lr=learning_rate, foreach=True, capturable=self.capture.is_wanted or device.type == "cuda"
-        )
+        rate = self.capture.number("learning_rate", 0.0)
+        self.optimizer = torch.optim.RAdam(self.parameters, lr=rate, foreach=True, capturable=self.capture.is_blind)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.steps = 0  # environment steps, all envs together
         self.learning = Stopwatch()
