@@ -33,7 +33,7 @@ reinforcement learning", ICML 2020.
 from gymnasium.spaces import Discrete, MultiBinary
 
 from envs.engine import Reference, Sim, njit, params, seed_by_level, state_dtype
-from envs.maze import DOWN, RIGHT, WALL, carve, first_step, place
+from envs.maze import DOWN, RIGHT, WALL, carve, first_step, is_sound, place
 
 MOST = 25  # cells
 SIZE = 2 * MOST + 1  # squares; a smaller maze leaves the lower right of them solid
@@ -93,18 +93,7 @@ def observe(s, p, obs):
 
 @njit
 def valid(s, p):
-    """Whether agent and goal lie inside the outer wall, and that wall, which keeps the agent in, has no gap."""
-    for i in range(SIZE):
-        for j in range(SIZE):
-            is_edge = i == 0 or j == 0 or i == SIZE - 1 or j == SIZE - 1
-            if s.walls[i, j] > SEEN or (is_edge and s.walls[i, j] != WALL):
-                return False
-    return is_inside(s.row, s.column) and is_inside(s.goal_row, s.goal_column)
-
-
-@njit
-def is_inside(row, column):
-    return 0 < row < SIZE - 1 and 0 < column < SIZE - 1
+    return is_sound(s, SIZE, SEEN)
 
 
 @njit

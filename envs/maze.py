@@ -129,19 +129,24 @@ def observe(s, p, obs):
 
 
 @njit
-def valid(s, p):
+def is_sound(s, size, last_code):
     """Whether agent and goal lie inside the outer wall, and that wall, which keeps the agent in, has no gap."""
-    for i in range(SIZE):
-        for j in range(SIZE):
-            is_edge = i == 0 or j == 0 or i == SIZE - 1 or j == SIZE - 1
-            if s.walls[i, j] > WALL or (is_edge and s.walls[i, j] != WALL):
+    for i in range(size):
+        for j in range(size):
+            is_edge = i == 0 or j == 0 or i == size - 1 or j == size - 1
+            if s.walls[i, j] > last_code or (is_edge and s.walls[i, j] != WALL):
                 return False
-    return is_inside(s.row, s.column) and is_inside(s.goal_row, s.goal_column)
+    return is_inside(s.row, s.column, size) and is_inside(s.goal_row, s.goal_column, size)
 
 
 @njit
-def is_inside(row, column):
-    return 0 < row < SIZE - 1 and 0 < column < SIZE - 1
+def is_inside(row, column, size):
+    return 0 < row < size - 1 and 0 < column < size - 1
+
+
+@njit
+def valid(s, p):
+    return is_sound(s, SIZE, WALL)
 
 
 @njit
