@@ -4,8 +4,8 @@
 the same: the observation to act on next, the last observation of an episode that ended, and which rows are experience.
 
 Observations become one array of a fixed shape: Box and MultiBinary as they are; Discrete and MultiDiscrete one-hot; Dict
-and Tuple flattened to a float32 vector, whose parts (numbers, one-hot, image) `parts` lists so that a network can tell
-them apart.
+and Tuple flattened to a float32 vector, whose parts (numbers, one-hot, image) `leaves` lists so that a network can tell
+them apart. Text inside them (MiniGrid's mission) is left out: no network here reads words.
 """
 
 import atexit
@@ -19,17 +19,28 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from envs.engine.vector import SPLIT_SALT, Transition
+from envs.envpool import EnvPool, check_pool
 
-IMAGE_FROM = 36  # pixels; a uint8 picture smaller than this is a grid
+IMAGE_FROM = 36  # pixels; a uint8 picture smaller than this is a grid, whose numbers are no brightness
+
+# What registers the ids that begin so when it is imported, and the extra of rlsys that installs it. A config names none of them.
+FAMILIES = {
+    "ALE/": ("ale_py", "atari"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid"),
+    "MinAtar/": ("minatar.gym", "minatar"),
+}
+EXTRAS = {"gymnasium.envs.box2d.": "box2d", "gymnasium.envs.mujoco.": "mujoco"}  # Gymnasium's own, by where they are
 
 
 class EnvError(RuntimeError):
@@ -61,14 +72,18 @@ class Leaf:
         return array.reshape(n, *self.shape)
 
 
-def leaves(space: spaces.Space, path: tuple[Any, ...] = ()) -> Iterator[Leaf]:
-    """The leaves of an observation space, in a fixed order. ValueError for a space no network here can read."""
+def leaves(space: spaces.Space) -> list[Leaf]:
+    """The leaves of an observation space, in a fixed order, without text. ValueError for a space no network here can read."""
+    return list(_leaves(space, ())) or _refuse(space, ())
+
+
+def _leaves(space: spaces.Space, path: tuple[Any, ...]) -> Iterator[Leaf]:
     if isinstance(space, spaces.Dict):
         for key, inner in space.spaces.items():
-            yield from leaves(inner, (*path, key))
+            yield from _leaves(inner, (*path, key))
     elif isinstance(space, spaces.Tuple):
         for index, inner in enumerate(space.spaces):
-            yield from leaves(inner, (*path, index))
+            yield from _leaves(inner, (*path, index))
     elif isinstance(space, spaces.Discrete):
         yield Leaf(path, space, "binary", (int(space.n),))
     elif isinstance(space, spaces.MultiDiscrete):
@@ -77,19 +92,23 @@ def leaves(space: spaces.Space, path: tuple[Any, ...] = ()) -> Iterator[Leaf]:
         yield Leaf(path, space, "grid" if len(space.shape) == 3 else "binary", space.shape)
     elif isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind in "fiub":
         yield _box_leaf(path, space)
-    else:
-        where = "".join(f"[{key!r}]" for key in path)
-        raise ValueError(
-            f"observation space{where} {space} is not supported. Supported: Box, Discrete, MultiDiscrete, MultiBinary, and "
-            "Dict and Tuple of these. Wrap the environment to return one of them."
-        )
+    elif not (isinstance(space, spaces.Text) and path):
+        _refuse(space, path)
+
+
+def _refuse(space: spaces.Space, path: tuple[Any, ...]) -> NoReturn:
+    where = "".join(f"[{key!r}]" for key in path)
+    raise ValueError(
+        f"observation space{where} {space} is not supported. Supported: Box, Discrete, MultiDiscrete, MultiBinary, and "
+        "Dict and Tuple of these. Wrap the environment to return one of them."
+    )
 
 
 def _box_leaf(path: tuple[Any, ...], space: spaces.Box) -> Leaf:
     if len(space.shape) != 3:
         return Leaf(path, space, "vector", space.shape)
     channels, *size = space.shape if _is_channels_first(space) else (space.shape[2], *space.shape[:2])
-    kind = "image" if space.dtype == np.uint8 else "grid"
+    kind = "image" if space.dtype == np.uint8 and min(size) >= IMAGE_FROM else "grid"
     return Leaf(path, space, kind, (*size, channels))
 
 
@@ -106,6 +125,7 @@ class GymVectorEnv:
     """A `gymnasium.vector.VectorEnv` with the interface of `SimVectorEnv` that the trainer uses.
 
     valid: (N,) bool, rows of the last step that are experience (a NEXT_STEP reset is not); None means all.
+    info: what the env said besides, at the last step.
     """
 
     is_resident = False  # on the CPU
@@ -113,7 +133,7 @@ class GymVectorEnv:
     def __init__(self, env: VectorEnv, *, seed: int = 0, split: str = "train"):
         self.env, self.num_envs, self.metadata = env, env.num_envs, env.metadata
         self.single_observation_space = env.single_observation_space
-        self.leaves = list(leaves(env.single_observation_space))
+        self.leaves = leaves(env.single_observation_space)
         self.single_action_space = check_action_space(env.single_action_space)
         self.mode = env.metadata.get("autoreset_mode")
         if not isinstance(self.mode, AutoresetMode):
@@ -164,7 +184,9 @@ class GymVectorEnv:
         """
         with _blaming(self.env):
             obs, reward, terminated, truncated, info = self.env.step(actions)
+        self.info = info
         out.reward[:], out.terminated[:], out.truncated[:] = reward, terminated, truncated
+        out.episode_return[:], out.episode_length[:] = 0.0, 0
         _check_finite("a reward", out.reward)
         self._pack(obs, out.obs)
         if self.valid is not None:  # NEXT_STEP: after an end comes one step that only resets
@@ -189,7 +211,7 @@ class GymVectorEnv:
 
     def _begin(self, seed: int, out: NDArray) -> None:
         with _blaming(self.env):
-            obs, _ = self.env.reset(seed=seed)
+            obs, self.info = self.env.reset(seed=seed)
         self._returns[:], self._lengths[:], self._was_done[:] = 0.0, 0, False
         self._pack(obs, out)
 
@@ -224,6 +246,8 @@ class GymVectorEnv:
         except Exception as error:  # a library that draws may be missing
             raise ValueError(f"the environment has no pictures: {type(error).__name__}: {error}") from error
         frame = np.asarray(None if frames is None else frames[i])
+        if frame.dtype.kind == "f" and frame.size and frame.min() >= 0.0 and frame.max() <= 1.0:  # MinAtar's
+            frame = (255 * frame).round().astype(np.uint8)
         if frame.ndim != 3 or frame.dtype != np.uint8:
             raise ValueError("the environment has no pictures: its rgb_array is not (height, width, 3) uint8.")
         return frame
@@ -303,8 +327,26 @@ def allow_import(module: str) -> None:
     _importable.add(module)
 
 
-def check_id(env_id: str) -> None:
-    """Raise ValueError unless `env_id` is registered, after importing the module that it names, if that is allowed."""
+def check_id(env_id: str, vectorization: str = "sync") -> None:
+    """Raise ValueError, which names the remedy, unless there is an environment `env_id` to be vectorised so."""
+    if vectorization == "envpool":
+        check_pool(env_id)
+    else:
+        find_spec(env_id)
+
+
+def reward_threshold(env_id: str, vectorization: str = "sync") -> float | None:
+    """The mean return at which the environment counts as solved, if its author said so."""
+    if vectorization == "envpool":
+        return getattr(check_pool(env_id).make_spec(env_id), "reward_threshold", None)
+    return find_spec(env_id).reward_threshold
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """What is registered as `env_id`, after importing what registers it: a package of FAMILIES, or a module that is allowed.
+
+    Raises ValueError, with the remedy, if that cannot be imported or registers no such id.
+    """
     module, _, name = env_id.rpartition(":")
     if module and module not in _importable:
         raise ValueError(
@@ -313,9 +355,27 @@ def check_id(env_id: str) -> None:
     try:
         if module:
             importlib.import_module(module)
-        gymnasium.spec(name)
+        elif name not in gymnasium.registry:
+            _register_family(name)
+        return gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"env.id={env_id!r} cannot be made: {error}") from error
+
+
+def _register_family(name: str) -> None:
+    """Import the package that registers ids like `name`, if there is one. ImportError says how to install it."""
+    for prefix, (module, extra) in FAMILIES.items():
+        if name.startswith(prefix):
+            try:
+                family = importlib.import_module(module)
+            except ImportError as error:
+                raise ImportError(_install(extra)) from error
+            if hasattr(family, "register_envs"):  # MinAtar waits to be asked
+                family.register_envs()
+
+
+def _install(extra: str) -> str:
+    return f"a package that it needs is missing: pip install 'rlsys[{extra}]'"
 
 
 def make(
@@ -331,27 +391,38 @@ def make(
 ) -> GymVectorEnv:
     """`num_envs` copies of the Gymnasium environment `env_id`.
 
-    vectorization: "sync" (this process), "async" (one process each) or "native" (the env's own vector implementation,
-        whose autoreset mode is what it is).
+    vectorization: "sync" (this process), "async" (one process each), "native" (the env's own vector implementation) or
+        "envpool" (envpool's environment of this name); the last two have the autoreset mode that they have.
     env_id: a registered name, or "module:Name-v0" for a module given to `allow_import` before.
-    Raises ValueError for an unknown id, a module that is not allowed, or an unsupported space.
+    Raises ValueError for an unknown id, a package that is missing, a module that is not allowed, or an unsupported space.
     """
-    check_id(env_id)
+    check_id(env_id, vectorization)
     if render_mode:
-        vectorization = "sync"  # whose single envs can draw themselves
         kwargs = {**kwargs, "render_mode": render_mode}
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
-    mode = "vector_entry_point" if vectorization == "native" else vectorization
-    options: dict[str, Any] = {"vectorization_mode": mode, **kwargs}
-    if vectorization != "native":
-        options["vector_kwargs"] = {"autoreset_mode": AutoresetMode(autoreset_mode)}
+        if vectorization != "envpool":
+            vectorization = "sync"  # whose single envs can draw themselves
     try:
         with _no_signals() if vectorization == "async" else contextlib.nullcontext(), warnings.catch_warnings():
             if render_mode:
                 warnings.simplefilter("ignore")  # that it is not offered; `frame` says so
-            env = gymnasium.make_vec(env_id, num_envs, **options)
+            env = _vectorized(env_id, num_envs, vectorization, kwargs, AutoresetMode(autoreset_mode))
+    except gymnasium.error.DependencyNotInstalled as error:
+        where = str(find_spec(env_id).entry_point)
+        extra = next((extra for prefix, extra in EXTRAS.items() if where.startswith(prefix)), None)
+        raise ValueError(f"env.id={env_id!r} cannot be made: {_install(extra) if extra else error}") from error
     except gymnasium.error.Error as error:
         raise ValueError(f"env.id={env_id!r} cannot be made: {error}") from error
     except Exception as error:  # of its own code: most often env.kwargs are wrong
         raise ValueError(f"env.id={env_id!r} cannot be made: {type(error).__name__}: {error}") from error
     return GymVectorEnv(env, seed=seed, split=split)
+
+
+def _vectorized(
+    env_id: str, num_envs: int, how: str, kwargs: dict[str, Any], autoreset_mode: AutoresetMode
+) -> VectorEnv:
+    if how == "envpool":
+        return EnvPool(env_id, num_envs, **kwargs)
+    if how == "native":
+        return gymnasium.make_vec(env_id, num_envs, "vector_entry_point", **kwargs)
+    return gymnasium.make_vec(env_id, num_envs, how, {"autoreset_mode": autoreset_mode}, **kwargs)

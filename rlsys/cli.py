@@ -358,6 +358,7 @@ def register_schemas() -> None:
     store.store(name="base_config", node={key: value for key, value in top.items() if key not in ("env", "agent")})
     store.store(group="env", name="base_sim", node=dataclasses.asdict(config.SimConfig()))
     store.store(group="env", name="base_gymnasium", node=dataclasses.asdict(config.GymnasiumConfig()))
+    store.store(group="env", name="base_atari", node=dataclasses.asdict(config.AtariConfig()))
     for name, schema in config.AGENTS.items():
         store.store(group="agent", name=f"base_{name}", node=dataclasses.asdict(schema()))
 
@@ -442,7 +443,11 @@ def check_env(config: Any) -> None:
         if config.env.name == "gymnasium":
             from envs.gym import check_id
 
-            check_id(config.env.id)
+            check_id(config.env.id, config.env.vectorization)
+        elif config.env.name == "atari":
+            from envs.atari import check_game
+
+            check_game(config.env.id)
         else:
             from envs import get_sim
 
@@ -462,6 +467,7 @@ def train_help() -> str:
     for title, prefix, schema in (
         ("a sim", "env", config.SimConfig),
         ("env=gymnasium", "env", config.GymnasiumConfig),
+        ("env=atari", "env", config.AtariConfig),
         *((f"agent={name}", "agent", schema) for name, schema in config.AGENTS.items()),
     ):
         keys += f"\n  with {title}:\n{key_lines(f'{prefix}.', schema)}"

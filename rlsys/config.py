@@ -44,6 +44,7 @@ class SimConfig:
     max_episode_steps: int | None = ranged(None, 1, 2**31 - 1)  # null: the sim's own limit
     backend: str = choice("auto", "serial", "parallel", "python")
     precision: str = choice("float32", "float64")
+    frame_stack: int = ranged(1, 1, 256)  # observe the last so many observations; on the CPU
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,30 @@ class GymnasiumConfig:
     name: str = "gymnasium"
     id: str = "CartPole-v1"
     kwargs: dict[str, Any] = field(default_factory=dict)  # for gymnasium.make
-    vectorization: str = choice("sync", "async", "native")
+    vectorization: str = choice("sync", "async", "native", "envpool")
+    frame_stack: int = ranged(1, 1, 256)  # observe the last so many observations
+
+
+@dataclass(frozen=True)
+class AtariConfig:
+    """An Atari game, in ale-py's own threads. `life_loss` and `clip_rewards` are for training only: evaluation plays
+    whole games for raw scores."""
+
+    name: str = "atari"
+    id: str = "ALE/Pong-v5"
+    frame_skip: int = ranged(4, 1, 1000)  # frames an action is held for; of the last two the maximum is seen
+    frame_stack: int = ranged(4, 1, 256)
+    noop_max: int = ranged(30, 0, 10_000)  # idle frames before a game, drawn from 0 to this
+    sticky_actions: float = ranged(
+        0.25, 0, 1
+    )  # probability of a frame to repeat the last action instead; Mnih et al.: 0
+    fire_on_reset: bool = True  # press FIRE before the game, where there is such an action
+    full_action_space: bool = False  # all 18 actions, not only those that the game knows
+    grayscale: bool = True
+    screen_size: int = ranged(84, 36, 1024)  # pixels, of a square
+    max_frames: int = ranged(108_000, 1, 2**31 - 1)  # then the game is cut: half an hour
+    life_loss: bool = True  # a lost life ends the episode, but not the game
+    clip_rewards: bool = True  # to [-1, 1]
 
 
 # -- agents --------------------------------------------------------------------------------------------------------------
@@ -152,7 +176,7 @@ class SB3Config:
 
 # -- the whole -----------------------------------------------------------------------------------------------------------
 
-ENVS: dict[str, type] = {"gymnasium": GymnasiumConfig}  # any other name is a sim
+ENVS: dict[str, type] = {"gymnasium": GymnasiumConfig, "atari": AtariConfig}  # any other name is a sim
 AGENTS: dict[str, type] = {"ppo": PPOConfig, "dqn": DQNConfig, "pqn": PQNConfig, "sb3": SB3Config}
 
 
@@ -160,7 +184,7 @@ AGENTS: dict[str, type] = {"ppo": PPOConfig, "dqn": DQNConfig, "pqn": PQNConfig,
 class Config:
     """One run. Every `*_every` is in environment steps (over all envs); 0 is only at the end, but for `log_every`."""
 
-    env: Any = field(default_factory=SimConfig)  # SimConfig | GymnasiumConfig
+    env: Any = field(default_factory=SimConfig)  # SimConfig | GymnasiumConfig | AtariConfig
     agent: Any = field(default_factory=PPOConfig)  # PPOConfig | DQNConfig | PQNConfig | SB3Config
     seed: int = ranged(0, 0, 2**31 - 1)
     num_envs: int = ranged(64, 1, 2**20)  # copies of the environment, side by side

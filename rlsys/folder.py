@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsys import config, provenance
-from rlsys.config import Config, ConfigError
+from rlsys.config import Config, ConfigError, SimConfig
 
 if TYPE_CHECKING:
     from rlsys.policy import Policy
@@ -108,7 +108,7 @@ def find_one(pattern: str, root: str = "runs") -> Run:
 
 def names(cfg: Config) -> tuple[str, str]:
     """What a run's env and agent are called in its folder's path."""
-    env = cfg.env.id.rpartition(":")[2].replace("/", "-") if cfg.env.name == "gymnasium" else cfg.env.name
+    env = cfg.env.name if isinstance(cfg.env, SimConfig) else cfg.env.id.rpartition(":")[2].replace("/", "-")
     return env, f"sb3-{cfg.agent.algo.lower()}" if cfg.agent.name == "sb3" else cfg.agent.name
 
 

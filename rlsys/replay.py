@@ -20,6 +20,7 @@ from rlsys.torchenv import TorchEnv, make_env
 GIF_FRAME_RATE = 25  # viewers slow down GIFs that ask for more
 MAX_GIF_FRAMES = 500
 BAR = 28  # pixels, of the caption
+LEAST_WIDTH = 320  # pixels, of a picture: MinAtar's have ten, and Atari's 160
 
 
 class Frame(NamedTuple):
@@ -127,10 +128,12 @@ def write_mp4(path: Path, frames: list[NDArray], rate: float) -> None:
 
 
 def captioned(frame: Frame, caption: str) -> NDArray:
-    """The frame with a bar below it that says what, when and how much."""
-    height, width, _ = frame.pixels.shape
+    """The frame, each pixel as large as it takes to read what stands below: a bar that says what, when and how much."""
+    zoom = -(-LEAST_WIDTH // frame.pixels.shape[1])
+    pixels = frame.pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    height, width, _ = pixels.shape
     image = Image.new("RGB", (width, height + BAR), (32, 34, 40))
-    image.paste(Image.fromarray(frame.pixels), (0, 0))
+    image.paste(Image.fromarray(pixels), (0, 0))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     draw.text((8, height + 6), caption, (150, 155, 165), font)
     text = f"step {frame.step}   return {frame.total_reward:.1f}"

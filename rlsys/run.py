@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from rlsys import agents, checkpoint
-from rlsys.config import Config, ConfigError
+from rlsys.config import Config, ConfigError, SimConfig
 from rlsys.evaluate import Report, final_report, held_out
 from rlsys.folder import Run, card, describe, label, new_folder, write_whole
 from rlsys.log import Log, Progress
@@ -269,8 +269,10 @@ def training_agent(cfg: Config, env: TorchEnv) -> agents.Agent:
 
 def reason_against_residence(cfg: Config) -> str:
     """Why the envs of `cfg` cannot live on a GPU; empty if they can."""
-    if cfg.env.name == "gymnasium":
-        return "Gymnasium's run there"
+    if not isinstance(cfg.env, SimConfig):
+        return "Gymnasium's and Atari's run there"
+    if cfg.env.frame_stack > 1:
+        return "env.frame_stack is made there"
     if cfg.agent.name == "sb3":
         return "stable-baselines3 reads them there"
     if cfg.env.backend != "auto":

@@ -5,6 +5,7 @@ and on a GPU nothing waits for it. For a policy on the GPU and envs on the CPU a
 over.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import envs
+import envs.atari
 import envs.gym
 from envs.engine.sim import Scale
 from envs.engine.vector import DeviceError, SimVectorEnv, Transition
 from envs.gym import check_action_space, leaves
+from envs.stack import FrameStack
+from rlsys.config import AtariConfig, GymnasiumConfig, SimConfig
 from rlsys.networks import ObsSpec, Part
 from rlsys.policy import ActionSpec
 
@@ -42,7 +46,7 @@ class Step(NamedTuple):
 
 
 class BatchEnv(Protocol):
-    """What is asked of N envs: `SimVectorEnv` and `GymVectorEnv` are two. Their docstrings say more."""
+    """What is asked of N envs: `SimVectorEnv`, `GymVectorEnv` and, around them, `FrameStack`. Their docstrings say more."""
 
     num_envs: int
     is_resident: bool  # its arrays are a GPU's
@@ -113,7 +117,8 @@ class TorchEnv:
 
     def __init__(self, env: Any, device: str | torch.device = "cpu"):
         self.env, self.num_envs, self.device = env, env.num_envs, torch.device(device)
-        self.is_native = isinstance(env, SimVectorEnv)  # its state can be saved
+        world = env.env if isinstance(env, FrameStack) else env
+        self.is_native = isinstance(world, SimVectorEnv)  # its state can be saved
         self.has_resets = env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP  # some steps are not experience
         self.obs_spec, self.action_spec = obs_spec(env), action_spec(env)
         self._host = None  # where steps are written before they are copied to the GPU
@@ -263,43 +268,39 @@ def make_env(
     render_mode: str | None = None,
     resident: bool = False,
 ) -> TorchEnv:
-    """The envs that `config` (a SimConfig or GymnasiumConfig) describes. split: "train", "validation" or "test".
+    """The envs that `config` (a SimConfig, GymnasiumConfig or AtariConfig) describes. split: "train", "validation" or "test".
 
     device: of the tensors. resident: the envs, if they are a sim's, are on that device as well.
     """
     env: Any  # a BatchEnv
-    if config.name == "gymnasium":
-        env = envs.gym.make(
-            config.id,
-            num_envs,
-            vectorization=config.vectorization,
-            kwargs=config.kwargs,
-            seed=seed,
-            split=split,
-            autoreset_mode=autoreset_mode,
-            render_mode=render_mode,
-        )
+    how: dict[str, Any] = {"seed": seed, "split": split, "autoreset_mode": autoreset_mode}
+    if isinstance(config, GymnasiumConfig):
+        how |= {"vectorization": config.vectorization, "kwargs": config.kwargs, "render_mode": render_mode}
+        env = envs.gym.make(config.id, num_envs, **how)
+    elif isinstance(config, AtariConfig):
+        keys = {
+            key: value for key, value in dataclasses.asdict(config).items() if key not in ("name", "id", "frame_stack")
+        }
+        env = envs.atari.make(config.id, num_envs, **keys, **how, render_mode=render_mode)
     else:
         env = envs.make_vec(
             config.name,
             num_envs,
-            seed=seed,
             params=config.params,
-            split=split,
             num_levels=config.levels if split == "train" else 0,
             max_episode_steps=config.max_episode_steps,
             backend=config.backend,
             precision=config.precision,
-            autoreset_mode=autoreset_mode,
             device=device if resident else "cpu",
+            **how,
         )
-    return TorchEnv(env, device)
+    return TorchEnv(FrameStack(env, config.frame_stack) if config.frame_stack > 1 else env, device)
 
 
 def reward_threshold(config: Any) -> float | None:
     """The mean return at which the env of `config` counts as solved, if its author said so."""
-    if config.name == "gymnasium":
-        return gymnasium.spec(config.id.rpartition(":")[2]).reward_threshold
+    if not isinstance(config, SimConfig):
+        return envs.gym.reward_threshold(config.id, getattr(config, "vectorization", "sync"))
     return envs.get_sim(config.name).reward_threshold
 
 
@@ -308,24 +309,21 @@ def score_scale(config: Any, split: str) -> Scale | None:
 
     They do not for a few of the training levels either: those may be easier or harder than the rest.
     """
-    if config.name == "gymnasium" or (split == "train" and config.levels):
+    if not isinstance(config, SimConfig) or (split == "train" and config.levels):
         return None
     return envs.get_sim(config.name).scale(config.params, config.max_episode_steps)
 
 
 def has_levels(config: Any) -> bool:
     """Whether the env of `config` differs from episode to episode by a level, of which each split has its own."""
-    return config.name != "gymnasium" and envs.get_sim(config.name).levels
+    return isinstance(config, SimConfig) and envs.get_sim(config.name).levels
 
 
 def obs_spec(env: BatchEnv) -> ObsSpec:
     """What the env's observation tensor looks like and means."""
-    space = env.single_observation_space
-    parts = [Part(leaf.kind, list(leaf.shape)) for leaf in leaves(space)]
-    if isinstance(env, SimVectorEnv):
-        return ObsSpec(list(space.shape or ()), str(space.dtype), parts)
+    read = leaves(env.single_observation_space) if isinstance(env, SimVectorEnv) else env.leaves  # type: ignore[attr-defined]
     obs = env.arrays().obs  # several parts packed into one
-    return ObsSpec(list(obs.shape[1:]), str(obs.dtype), parts)
+    return ObsSpec(list(obs.shape[1:]), str(obs.dtype), [Part(leaf.kind, list(leaf.shape)) for leaf in read])
 
 
 def as_array(tensor: Tensor) -> Any:
