@@ -67,8 +67,9 @@ class AtariEnv(GymVectorEnv):
 
     def close(self) -> None:
         super().close()
-        if self.screens:
-            self.screens.close()
+        for env in (self.env, self.screens):  # ends their threads; what is alive at exit, ale-py complains of
+            if hasattr(env, "ale"):
+                del env.ale
 
 
 def make(

@@ -14,6 +14,7 @@ import importlib
 import math
 import os
 import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ def _leaves(space: spaces.Space, path: tuple[Any, ...]) -> Iterator[Leaf]:
         yield Leaf(path, space, "grid" if len(space.shape) == 3 else "binary", space.shape)
     elif isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind in "fiub":
         yield _box_leaf(path, space)
-    elif not (isinstance(space, spaces.Text) and path):
+    elif not (path and space.dtype is not None and space.dtype.kind == "U"):  # text: a Text, or MiniGrid's MissionSpace
         _refuse(space, path)
 
 
@@ -400,6 +401,10 @@ def make(
     if render_mode:
         kwargs = {**kwargs, "render_mode": render_mode}
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            os.environ.setdefault(
+                "MUJOCO_GL", "egl"
+            )  # which fails where it is missing; what is tried else aborts the process
         if vectorization != "envpool":
             vectorization = "sync"  # whose single envs can draw themselves
     try:

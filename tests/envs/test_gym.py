@@ -94,6 +94,18 @@ def test_episode_statistics_are_right_in_each_mode(mode):
     assert set(found) == {(0, 6.0, 2), (1, 12.0, 3)}  # 3 + 3 and 4 + 4 + 4
 
 
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_statistics_of_an_older_step_are_not_told_again(mode):
+    env = counting(mode)
+    out = env.arrays()
+    env.restart(out.obs)
+    out.episode_return[:], out.episode_length[:] = 99.0, 99  # what the last rollout left there
+    env.advance(np.array([1, 1]), out)
+    assert out.episode_length.tolist() == [0, 0]
+    env.advance(np.array([1, 1]), out)
+    assert (out.episode_return.tolist(), out.episode_length.tolist()) == ([2.0, 0.0], [2, 0])
+
+
 def kinds(space: spaces.Space) -> list[tuple[str, tuple[int, ...]]]:
     return [(leaf.kind, leaf.shape) for leaf in leaves(space)]
 

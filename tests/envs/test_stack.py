@@ -1,4 +1,4 @@
-"""Stacked observations against a history kept by hand: over the ends of episodes, in each autoreset mode, of each kind of space."""
+"""Stacked observations against a history kept by hand: over the ends of episodes, in each autoreset mode, in each space."""
 
 import gymnasium
 import numpy as np
