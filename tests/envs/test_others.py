@@ -1,4 +1,4 @@
-"""Others' worlds through the whole pipeline: trained on for a few hundred steps, evaluated, replayed; and what is missing is told.
+"""Others' worlds through the whole pipeline: trained on for a few hundred steps, evaluated, replayed; what is missing is told.
 
 A family whose package is not installed is skipped, and says so.
 """
