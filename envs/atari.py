@@ -67,9 +67,8 @@ class AtariEnv(GymVectorEnv):
 
     def close(self) -> None:
         super().close()
-        for env in (self.env, self.screens):  # ends their threads; what is alive at exit, ale-py complains of
-            if hasattr(env, "ale"):
-                del env.ale
+        for env in (self.env, self.screens):
+            vars(env or self).pop("ale", None)  # ends its threads; of what is alive at exit ale-py complains
 
 
 def make(

@@ -27,7 +27,7 @@ def choice(default: str, *others: str) -> Any:
 
 
 # What becomes of observations that are pictures. mlp: they are flattened; the others are convolutions, auto by their size.
-ENCODERS = ("auto", "mlp", "small", "nature")
+ENCODERS = ("auto", "mlp", "small", "nature", "impala")
 
 
 def sizes(*default: int) -> Any:

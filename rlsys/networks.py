@@ -18,6 +18,7 @@ CONVOLUTIONS = {  # channels, kernel, stride
     "small": [(32, 3, 1), (64, 3, 1)],
     "nature": [(32, 8, 4), (64, 4, 2), (64, 3, 1)],  # Mnih et al. 2015, "Human-level control"
 }
+IMPALA = [16, 32, 32]  # channels of its blocks: the deeper network of Espeholt et al. 2018, for pictures of any size
 NATURE_FROM = 36  # pixels: what its kernels and strides come down to 1 x 1 from
 
 
@@ -127,8 +128,49 @@ class VectorPart(nn.Module):
         return x if self.norm is None else self.norm(x)
 
 
+def convolution(
+    n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int = 0, gain: float = math.sqrt(2)
+) -> nn.Conv2d:
+    """A convolution: orthogonal weights of `gain` and zero bias."""
+    layer = nn.Conv2d(n_in, n_out, kernel, stride, padding)
+    orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+class Residual(nn.Module):
+    """x + f(x), f two 3x3 convolutions, each after a ReLU: [B, C, H, W] -> the same (He et al. 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        # Small at first, so that what is added up over the blocks does not grow.
+        convolutions = [
+            convolution(channels, channels, 3, padding=1),
+            convolution(channels, channels, 3, padding=1, gain=0.1),
+        ]
+        self.layers = nn.Sequential(nn.ReLU(), convolutions[0], nn.ReLU(), convolutions[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def picture_layers(channels: int, encoder: str) -> list[nn.Module]:
+    """The layers of `encoder`, "impala" or one of CONVOLUTIONS, for pictures [B, channels, H, W]; the last is a ReLU."""
+    layers: list[nn.Module] = []
+    if encoder == "impala":
+        for n_out in IMPALA:
+            layers += [convolution(channels, n_out, 3, padding=1), nn.MaxPool2d(3, 2, padding=1)]
+            layers += [Residual(n_out), Residual(n_out)]
+            channels = n_out
+        return [*layers, nn.ReLU()]
+    for n_out, kernel, stride in CONVOLUTIONS[encoder]:
+        layers += [convolution(channels, n_out, kernel, stride), nn.ReLU()]
+        channels = n_out
+    return layers
+
+
 class PicturePart(nn.Module):
-    """A grid or image [B, height, width, channels] through one of the CONVOLUTIONS and a linear layer: 256 features.
+    """A grid or image [B, height, width, channels] through convolutions and a linear layer: 256 features.
 
     Images are uint8 and are divided by 255.
     """
@@ -144,16 +186,9 @@ class PicturePart(nn.Module):
                 f"agent.encoder=nature is for pictures of {NATURE_FROM} x {NATURE_FROM} or more, and these have {height} x "
                 f"{width}. Use agent.encoder=small or mlp."
             )
-        layers: list[nn.Module] = []
-        for n_out, kernel, stride in CONVOLUTIONS[encoder]:
-            conv = nn.Conv2d(channels, n_out, kernel, stride)
-            orthogonal_(conv.weight, math.sqrt(2))
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            layers += [conv, nn.ReLU()]
-            channels = n_out
-        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.layers = nn.Sequential(*picture_layers(channels, encoder), nn.Flatten())
         with torch.no_grad():
-            num_flat = self.layers(torch.zeros(1, part.shape[2], height, width)).shape[1]
+            num_flat = self.layers(torch.zeros(1, channels, height, width)).shape[1]
         self.num_features = 256
         self.project = nn.Sequential(linear(num_flat, self.num_features, math.sqrt(2)), nn.ReLU())
 
@@ -165,7 +200,7 @@ class PicturePart(nn.Module):
 class Encoder(nn.Module):
     """Observation [B, *O] -> features [B, num_features]: each part through its own network, concatenated.
 
-    encoder: what becomes of pictures: one of CONVOLUTIONS, "auto" (nature or small, by size), or "mlp" (they are flattened).
+    encoder: what becomes of pictures: one of CONVOLUTIONS, "impala", "auto" (nature or small, by size), or "mlp" (flattened).
     """
 
     def __init__(self, spec: ObsSpec, normalize: bool, encoder: str = "auto"):

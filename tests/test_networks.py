@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rlsys.config import ENCODERS
 from rlsys.networks import ACTIVATIONS, CONVOLUTIONS, Encoder, ObsSpec, Part, RunningNorm, linear, mlp
@@ -138,7 +139,36 @@ def test_the_convolutions_can_be_chosen():
 
 
 def test_the_encoders_that_a_config_can_name_are_those_there_are():
-    assert set(ENCODERS) == {"auto", "mlp", *CONVOLUTIONS}
+    assert set(ENCODERS) == {"auto", "mlp", "impala", *CONVOLUTIONS}
+
+
+def test_impala_is_the_network_of_its_paper():
+    encoder = Encoder(spec("uint8", ("image", (84, 84, 4))), False, "impala")
+    blocks = (
+        (592 + 4 * 2320) + (4640 + 4 * 9248) + (9248 + 4 * 9248)
+    )  # 3 x 3 x in x out + out for each of 15 convolutions
+    assert sum(p.numel() for p in encoder.parameters()) == blocks + 11 * 11 * 32 * 256 + 256
+
+    weights = iter(encoder.parameters())
+
+    def conv(x):
+        return F.conv2d(x, next(weights), next(weights), padding=1)
+
+    image = torch.randint(0, 256, (2, 84, 84, 4), dtype=torch.uint8)
+    x = image.permute(0, 3, 1, 2) / 255
+    for _ in range(3):
+        x = F.max_pool2d(conv(x), 3, 2, 1)
+        for _ in range(2):
+            x = x + conv(F.relu(conv(F.relu(x))))
+    x = F.relu(F.linear(F.relu(x).flatten(1), next(weights), next(weights)))
+    torch.testing.assert_close(encoder(image), x)
+    assert x.std() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(7, 7, 3), (10, 10, 4), (1, 1, 1)])
+def test_impala_takes_pictures_of_any_size(shape):
+    encoder = Encoder(spec("float32", ("grid", shape)), False, "impala")
+    assert encoder(torch.rand(2, *shape)).shape == (2, 256)
 
 
 def test_a_packed_dict_is_taken_apart_again():
