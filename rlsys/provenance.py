@@ -14,8 +14,8 @@ from typing import Any
 from rlsys import __version__
 
 PACKAGES = (
-    "gymnasium", "hydra-core", "llvmlite", "numba", "numba-cuda", "numpy",
-    "safetensors", "stable-baselines3", "tensorboard", "torch",
+    "ale-py", "box2d", "envpool", "gymnasium", "hydra-core", "llvmlite", "minatar", "minigrid", "mujoco",
+    "numba", "numba-cuda", "numpy", "safetensors", "stable-baselines3", "tensorboard", "torch",
 )  # fmt: skip
 COMMAND_SECONDS = 2.0
 MAX_DIFF_CHARACTERS = 1_000_000
