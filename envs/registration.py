@@ -14,6 +14,7 @@ The sim must have that id (`Sim.id`). Only such metadata, and this file, ever be
 
 import importlib
 import re
+import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -115,6 +116,28 @@ def get_sim(name: "str | Sim") -> "Sim":
     that cannot be imported.
     """
     return name if not isinstance(name, str) else find(name).load()
+
+
+def named_sim(name: str) -> "Sim":
+    """The Sim that somebody types at a command line: one that is registered, or `module:NAME`, from the present folder too.
+
+    Not for names from a file: this imports the module. Raises ValueError.
+    """
+    if ":" not in name:
+        return get_sim(name)
+    from envs.engine.sim import Sim
+
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        sim = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        raise ValueError(f"there is no sim {name!r}: {error}.") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(sim, Sim):
+        raise ValueError(f"{name!r} is not a Sim but a {type(sim).__name__}.")
+    return sim
 
 
 def find(name: str) -> Declared:

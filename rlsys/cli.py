@@ -7,7 +7,6 @@ Hydra.
 import argparse
 import contextlib
 import gc
-import importlib
 import json
 import math
 import os
@@ -826,27 +825,13 @@ def check_sim(args: argparse.Namespace) -> int:
 
 
 def named_sim(name: str) -> Any:
-    """The Sim that a user names: one that is registered, or `module:NAME`, from the present folder too."""
-    from envs import get_sim
+    """The Sim that a user names: one that is registered, or `module:NAME`."""
+    from envs.registration import named_sim
 
-    if ":" not in name:
-        try:
-            return get_sim(name)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, "")
     try:
-        sim = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
-        raise UsageError(f"there is no sim {name!r}: {error}.") from None
-    finally:
-        sys.path.remove("")
-    from envs.engine.sim import Sim
-
-    if not isinstance(sim, Sim):
-        raise UsageError(f"{name!r} is not a Sim but a {type(sim).__name__}.")
-    return sim
+        return named_sim(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def sim_page(sim: Any) -> str:

@@ -20,6 +20,7 @@ import envs.gym
 from envs.engine.sim import Scale
 from envs.engine.vector import DeviceError, SimVectorEnv, Transition
 from envs.gym import check_action_space, leaves
+from envs.registration import find
 from rlsys.networks import ObsSpec, Part
 from rlsys.policy import ActionSpec
 
@@ -294,6 +295,14 @@ def make_env(
             device=device if resident else "cpu",
         )
     return TorchEnv(env, device)
+
+
+def origin(config: Any) -> str | None:
+    """Which package a sim is of, and where in it; None of a Gymnasium env."""
+    if config.name == "gymnasium":
+        return None
+    found = find(config.name)
+    return f"{found.package} ({found.where})"
 
 
 def reward_threshold(config: Any) -> float | None:
