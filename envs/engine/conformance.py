@@ -74,7 +74,8 @@ def run(sim: Sim, checks: dict[str, Check]) -> Iterator[Result]:
             continue
         try:
             with np.errstate(all="ignore"):  # plain Python's warnings of what the checks themselves look for
-                yield Result(name, "ok", check(sim))
+                found = check(sim)
+            yield Result(name, "ok", found)
         except NotThere as absent:
             yield Result(name, "not there", str(absent))
         except Failed as failure:
@@ -252,12 +253,15 @@ def determinism(sim: Sim, num_envs: int = 16, steps: int = 100) -> str:
     actions = actions_for(sim, num_envs, steps)
     one, same, other = (record(envs.make_vec(sim, num_envs, seed=seed), actions) for seed in (3, 3, 4))
     _same_record(one, same, "What it does must depend on nothing but the state, the parameters and the action.")
-    differs = any(
-        _differ(a[name], b[name]).any() for a, b in zip(one, other, strict=True) for name in a if name != "s.key"
-    )
-    return (
-        f"{steps * num_envs:,} transitions, twice; {'another seed, others' if differs else 'nothing in it is random'}"
-    )
+    starts = {name: (one[0][name], other[0][name]) for name in (f"s.{field}" for field in sim.state.spec)}
+    if any(_differ(mine, theirs).any() for mine, theirs in starts.values()):
+        if not any(_differ(mine, mine[:1]).any() for mine, _ in starts.values()):
+            raise Failed(
+                f"all {num_envs} envs start the same",
+                "A start must be drawn by uniform, randint or normal from the env's own s.",
+            )
+        return f"{steps * num_envs:,} transitions, twice; another seed begins elsewhere"
+    return f"{steps * num_envs:,} transitions, twice; each seed begins the same"
 
 
 def independence(sim: Sim, num_envs: int = 1024, steps: int = STEPS, keep: int = 64) -> str:
@@ -351,7 +355,13 @@ def episodes(sim: Sim, num_envs: int = 32, steps: int = STEPS) -> str:
             )
         if ended.any():
             twin.advance(actions, last)  # which begins the next episode
-            _same(f"step {t}, the next episode's first", {"obs": out.obs[ended]}, {"obs": last.obs[ended]}, remedy)
+            where, zeros = f"step {t}, the next episode's first", np.zeros(int(ended.sum()))
+            _same(
+                where,
+                {"obs": out.obs[ended], "reward": zeros},
+                {"obs": last.obs[ended], "reward": last.reward[ended]},
+                remedy,
+            )
         ended_by["world"] += int(out.terminated.sum())
         ended_by["limit"] += int((out.truncated & ~out.terminated).sum())
         total[ended], length[ended] = 0.0, 0
