@@ -384,7 +384,8 @@ def levels(sim: Sim, count: int = 1000) -> str:
     if found := doubles(sim, count):
         raise Failed(
             f"{found} of {len(SPLITS) * count:,} levels are another one's double",
-            "Make each level from its own id, all bits of it (seed_by_level): else training shows what the test asks for.",
+            "Training shows what the test asks for: make each level from all of its id (seed_by_level), and enough different "
+            "ones; where there are not so many, leave levels=True out.",
         )
     ids = np.arange(64)
     one, other = (envs.make_vec(sim, 64, seed=seed) for seed in (0, 1))
