@@ -368,8 +368,9 @@ def episodes(sim: Sim, num_envs: int = 32, steps: int = STEPS) -> str:
     return f"{ended_by['world']} ended by the world, {ended_by['limit']} by a limit of {limit} steps"
 
 
-def levels(sim: Sim, count: int = 1000) -> str:
-    """Levels are drawn from all of their split and nowhere else, differ, and are a function of their id, future included."""
+def levels(sim: Sim, count: int = 1000, most: float = 0.01) -> str:
+    """Levels are drawn from all of their split and nowhere else, differ (but for a share of `most`), and are a function of their
+    id, future included."""
     if not sim.levels:
         raise NotThere("levels=False")
     for split, (first, size) in SPLITS.items():
@@ -381,7 +382,7 @@ def levels(sim: Sim, count: int = 1000) -> str:
                 f"split {split!r} plays levels {drawn.min()} to {drawn.max()}, not all of {first} to {first + size - 1}",
                 "The engine draws s.level; leave it alone.",
             )
-    if found := doubles(sim, count):
+    if (found := doubles(sim, count)) > most * len(SPLITS) * count:
         raise Failed(
             f"{found} of {len(SPLITS) * count:,} levels are another one's double",
             "Training shows what the test asks for: make each level from all of its id (seed_by_level), and enough different "
@@ -405,7 +406,7 @@ def levels(sim: Sim, count: int = 1000) -> str:
             {f"s.{name}": values[::-1][played] for name, values in theirs.items()},
             remedy,
         )
-    return f"{len(SPLITS) * count:,} levels, no two the same; each a function of its id"
+    return f"{len(SPLITS) * count:,} levels, {found or 'none'} another one's double; each a function of its id"
 
 
 def doubles(sim: Sim, count: int) -> int:
