@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 from tests import conftest  # noqa: E402, F401, I001 (first: without a GPU it chooses the simulator of one)
 import envs  # noqa: E402
-from envs.engine import cuda  # noqa: E402
+from envs.engine import conformance, cuda  # noqa: E402
 from envs.reference.measure import returns  # noqa: E402
 from tests.envs import (  # noqa: E402
     test_baselines,
@@ -222,16 +222,17 @@ def properties(name: str) -> str:
 
 def invariance(name: str) -> str:
     """A hash of 4096 envs' states, which are the same in any number, on any number of threads, whatever the others do."""
-    test_engine.test_what_an_env_does_depends_neither_on_the_number_of_envs_nor_of_threads(name)
-    test_engine.test_what_an_env_does_does_not_depend_on_the_others_actions(name)
-    actions = test_engine.actions_for(name, 4096)
-    return hashlib.sha256(test_engine.record(name, 4096, "serial", actions)[1]).hexdigest()[:8]
+    sim = envs.get_sim(name)
+    conformance.independence(sim, 4096)
+    env = envs.make_vec(sim, 4096, seed=11)
+    conformance.record(env, conformance.actions_for(sim, 4096, conformance.STEPS), keep=0)
+    return hashlib.sha256(env.state.tobytes()).hexdigest()[:8]
 
 
 def snapshots(name: str) -> str:
     rng = np.random.default_rng(0)
     for _ in range(SNAPSHOTS):
-        FUTURE(name=name, before=int(rng.integers(test_engine.STEPS)), seed=int(rng.integers(2**62)))
+        FUTURE(name=name, before=int(rng.integers(conformance.STEPS)), seed=int(rng.integers(2**62)))
     return str(SNAPSHOTS)
 
 
@@ -253,8 +254,7 @@ def levels(name: str) -> str:
     """Levels that another one is the double of, among the first, the last and others of all splits."""
     if not envs.get_sim(name).levels:
         return ""
-    test_levels.test_levels_are_drawn_from_all_of_the_split_and_from_nowhere_else(name)
-    test_levels.test_no_level_is_another_ones_double_within_a_split_or_across(name)
+    conformance.levels(envs.get_sim(name), test_levels.LEVELS, most=0.0)
     return f"0 of {3 * test_levels.LEVELS:,}"
 
 
@@ -299,7 +299,7 @@ def page(rows: dict[str, dict[str, str]]) -> str:
   the one that the sim states; {MOST:g} would be a failure. "exact": all returns are equal, and as stated.
 - **optimum**: the same, of the policy that dynamic programming finds, played by the sim, and the return that it foretells.
 - **properties**: what is conserved, mirrored or accounted for, as checked by the sim's own tests.
-- **invariance**: 4096 envs do the same to the bit through {test_engine.STEPS} steps one after the other, in parallel on one
+- **invariance**: 4096 envs do the same to the bit through {conformance.STEPS} steps one after the other, in parallel on one
   thread and on all, if there are only 1, 7 or 64 of them, and whatever the others do; of their states, the first digits of a
   SHA-256. (Of a sim with sines they depend on the machine.)
 - **snapshots**: so many were taken at random times, restored, and had the same future to the bit.

@@ -2,10 +2,23 @@
 
 `import envs` tells Gymnasium about them. (Gymnasium 1.0 gave up plug-ins; where nothing imports envs, put it in the id:
 `gymnasium.make("envs:rlsys/CartPole-v0")`.)
+
+Ours are listed here. An installed package declares its own in its metadata, as entry points of the group `rlsys.sims`:
+
+    [project.entry-points."rlsys.sims"]
+    thermostat = "mypackage.thermostat:SIM"       # rlsys/Thermostat-v0
+    cooled_room-v1 = "mypackage.rooms:COOLED"     # cooled_room, rlsys/CooledRoom-v1
+
+The sim must have that id (`Sim.id`). Only such metadata, and this file, ever become an import.
 """
 
 import importlib
+import re
+import sys
+from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 import gymnasium
@@ -36,36 +49,124 @@ SIMS = {
     "scheduling": "Scheduling-v0",
     "snake": "Snake-v0",
 }
+GROUP = "rlsys.sims"  # of entry points
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A sim as it is declared: by this file, or by an installed package."""
+
+    name: str
+    id: str  # without the namespace: Thermostat-v0
+    where: str  # module:attribute
+    package: str = "rlsys"  # and its version, of an installed one
+
+    @property
+    def has_proper_name(self) -> bool:
+        return self.name.isidentifier() and self.name != "gymnasium"  # which stands for all of its envs in a config
+
+    def load(self) -> "Sim":
+        """Import it. ValueError, naming the package, if that fails or gives something else."""
+        module, _, attribute = self.where.partition(":")
+        if self.package == "rlsys":
+            return getattr(importlib.import_module(module), attribute)
+        from envs.engine.sim import Sim
+
+        who = f"the sim {self.name!r} of the installed package {self.package} ({self.where})"
+        if not self.has_proper_name:
+            raise ValueError(f"{who} needs another name for its entry point: letters, digits and _, and not gymnasium.")
+        try:
+            sim = getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # somebody else's module may raise anything
+            raise ValueError(f"{who} cannot be imported: {type(error).__name__}: {error}") from error
+        if not isinstance(sim, Sim):
+            raise ValueError(f"{who} is not a Sim but a {type(sim).__name__}.")
+        if sim.id != f"rlsys/{self.id}":
+            raise ValueError(
+                f"{who} calls itself {sim.id}, and its entry point stands for rlsys/{self.id}: give the sim the name and "
+                "version of its entry point, or the entry point those of the sim (docs/add-an-env.md)."
+            )
+        return sim
+
+
+@cache
+def declared() -> tuple[Declared, ...]:
+    """All sims: ours, then those of installed packages, by name. Names may occur twice: see `get_sim`."""
+    ours = [Declared(name, id, f"envs.{name}:SIM") for name, id in SIMS.items()]
+    return (*ours, *sorted((_of_package(point) for point in entry_points(group=GROUP)), key=lambda sim: sim.name))
+
+
+def _of_package(point: EntryPoint) -> Declared:
+    """What an entry point `cooled_room-v1` declares: cooled_room, CooledRoom-v1."""
+    name, version = re.fullmatch(r"(.*?)(-v\d+)?", point.name).groups(default="-v0")  # type: ignore[union-attr]
+    words = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+    return Declared(name, f"{words}{version}", point.value, package)
 
 
 def sims() -> list[str]:
-    """The names of all sims."""
-    return list(SIMS)
+    """The names of all sims, ours first."""
+    return list(dict.fromkeys(sim.name for sim in declared()))
 
 
 def get_sim(name: "str | Sim") -> "Sim":
     """The Sim called "cartpole", "CartPole-v0" or "rlsys/CartPole-v0" (a Sim is returned as it is).
 
-    Raises ValueError, with the nearest name, if there is none.
+    Raises ValueError, with the nearest name, if there is none; if two packages claim the name; and if it is of a package
+    that cannot be imported.
     """
-    if not isinstance(name, str):
-        return name
-    modules = {alias: module for module, id in SIMS.items() for alias in (module, id, f"rlsys/{id}")}
-    if name not in modules:
-        folded = {alias.lower(): alias for alias in modules}
+    return name if not isinstance(name, str) else find(name).load()
+
+
+def named_sim(name: str) -> "Sim":
+    """The Sim that somebody types at a command line: one that is registered, or `module:NAME`, from the present folder too.
+
+    Not for names from a file: this imports the module. Raises ValueError.
+    """
+    if ":" not in name:
+        return get_sim(name)
+    from envs.engine.sim import Sim
+
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        sim = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        raise ValueError(f"there is no sim {name!r}: {error}.") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(sim, Sim):
+        raise ValueError(f"{name!r} is not a Sim but a {type(sim).__name__}.")
+    return sim
+
+
+def find(name: str) -> Declared:
+    """The one declared sim of that name, short or Gymnasium's; nothing is imported. ValueError: see `get_sim`."""
+    aliases: dict[str, list[Declared]] = {}
+    for sim in declared():
+        for alias in dict.fromkeys((sim.name, sim.id, f"rlsys/{sim.id}")):
+            aliases.setdefault(alias, []).append(sim)
+    if name not in aliases:
+        folded = {alias.lower(): alias for alias in aliases}
         near = get_close_matches(name.lower(), folded, n=1)
         hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
-        raise ValueError(f"there is no sim {name!r}.{hint} Sims: {', '.join(SIMS)}.")
-    return importlib.import_module(f"envs.{modules[name]}").SIM
+        raise ValueError(f"there is no sim {name!r}.{hint} Sims: {', '.join(sims())}.")
+    first, *others = aliases[name]
+    if others:
+        claims = " and ".join(f"{sim.package} ({sim.where})" for sim in aliases[name])
+        raise ValueError(
+            f"{name!r} is the name of several sims, of {claims}. Rename the entry point of one, or uninstall its package."
+        )
+    return first
 
 
 def register() -> None:
     """Register `rlsys/<name>` for `gymnasium.make` and `gymnasium.make_vec`."""
-    for module, name in SIMS.items():
-        if f"rlsys/{name}" not in gymnasium.registry:
+    for sim in declared():
+        if sim.has_proper_name and f"rlsys/{sim.id}" not in gymnasium.registry:
             gymnasium.register(
-                id=f"rlsys/{name}",
+                id=f"rlsys/{sim.id}",
                 entry_point="envs.engine.single:SimEnv",
                 vector_entry_point="envs.engine.vector:make",
-                kwargs={"sim": module},
+                kwargs={"sim": f"rlsys/{sim.id}"},
             )

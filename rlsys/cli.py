@@ -7,7 +7,6 @@ Hydra.
 import argparse
 import contextlib
 import gc
-import importlib
 import json
 import math
 import os
@@ -17,10 +16,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-CHECKED_ENVS = 100  # side by side in `envs --check`
+CHECKED_ENVS = 16  # side by side on two devices in `envs --check`
+CHECKED_SECONDS = 4.0  # on two devices, if --transitions does not say how many
 PORTRAIT_COLUMNS = 48  # of a sim's picture in `envs NAME`
 REFERENCES = ("random", "scripted", "optimal")  # the columns for what policies earn
 NEEDED_COLUMNS = {"what": 120, "observation": 95, "steps": 82}  # of a terminal; in a narrower one `envs` leaves it out
@@ -35,7 +36,7 @@ usage: rlsys VERB [arguments]
   replay RUN              record GIF and MP4, or --terminal to watch here
   tune-speed [key=value ...]  which num_envs, threads, engine and device are fastest here
   runs                    the runs there are: score, speed, status
-  envs [NAME]             what can be trained on; --check compares a sim's steps on several devices
+  envs [NAME]             what can be trained on; --check runs every check of a sim, yours (module:SIM) too
   board [RUN]             TensorBoard
 
 RUN is a folder, a glob, or `latest`. `rlsys VERB --help` says more; --json prints tables as JSON.
@@ -46,18 +47,21 @@ Examples:
 """
 
 TRAIN_HELP = """\
-usage: rlsys train [key=value ...] [-m] [--cfg job] [--info] [--quiet] [--allow-import MODULE]
+usage: rlsys train [key=value ...] [-m] [--cfg job] [--info] [--quiet] [--config-dir DIR] [--allow-import MODULE]
 
   -m, --multirun          run every combination of comma-separated values, one after the other
   --cfg job               print the composed configuration and stop
   --info                  print how Hydra composes it and stop
   --quiet                 no progress display
+  --config-dir DIR        look in DIR too for env=, agent= and experiment= (DIR/experiment/<name>.yaml)
   --allow-import MODULE   let env.id be "MODULE:Name-v0", which runs that module's code
 
-What to choose from (conf/<group>/):
+What to choose from (conf/<group>/, and the sims of installed packages):
 {groups}
 Every key, with its default (every *_every counts environment steps, of all envs together):
 {keys}"""
+
+SEARCHED = "hydra.searchpath="
 
 # Keys under which a user may write what no schema lists.
 FREE_FORM = ("env.params.", "env.kwargs.", "agent.hyperparameters.")
@@ -158,8 +162,9 @@ def train(argv: list[str]) -> int:
 
         for module in modules:
             allow_import(module)
+    searched, argv = take_config_dir(argv)
     if set(argv) & {"--cfg", "-c", "--info", "-i"}:  # Hydra's own questions
-        settings = [normalised(arg) for arg in argv if "=" in arg and arg[0] != "-"]
+        settings = [*searched, *(normalised(arg) for arg in argv if "=" in arg and arg[0] != "-")]
         compose(settings)  # our complaints are shorter
         return hydra_main([*settings, *(arg for arg in argv if "=" not in arg or arg[0] == "-")], run_job=None)
     multirun = bool(set(argv) & {"-m", "--multirun"})
@@ -170,6 +175,7 @@ def train(argv: list[str]) -> int:
             raise UsageError("resume= goes on with one run: leave out -m.")
         return resume_run(pattern, given, command, quiet)
 
+    overrides = [*searched, *overrides]
     jobs = [compose(job) for job in (grid(overrides) if multirun else [overrides])]
     for config in jobs:
         check_env(config)
@@ -359,6 +365,8 @@ def register_schemas() -> None:
     store.store(group="env", name="base_sim", node=dataclasses.asdict(config.SimConfig()))
     store.store(group="env", name="base_gymnasium", node=dataclasses.asdict(config.GymnasiumConfig()))
     store.store(group="env", name="base_atari", node=dataclasses.asdict(config.AtariConfig()))
+    for name in installed_sims():  # as a file conf/env/<name>.yaml would say
+        store.store(group="env", name=name, node=dataclasses.asdict(config.SimConfig(name=name)))
     for name, schema in config.AGENTS.items():
         store.store(group="agent", name=f"base_{name}", node=dataclasses.asdict(schema()))
 
@@ -377,14 +385,41 @@ def conf_folder() -> Path:
     raise UsageError(f"no config.yaml in {candidates[0]}. Set RLSYS_CONF to a folder like the project's conf/.")
 
 
+def installed_sims() -> list[str]:
+    """Names of the sims that installed packages declare (envs/registration.py), read without Gymnasium, which takes longer."""
+    from importlib.metadata import entry_points
+
+    return sorted({re.sub(r"-v\d+$", "", point.name) for point in entry_points(group="rlsys.sims")})
+
+
+def take_config_dir(argv: list[str]) -> tuple[list[str], list[str]]:
+    """--config-dir as Hydra's own override, which every way to compose understands; and the other arguments."""
+    folders, argv = take_values(argv, "--config-dir")
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UsageError(f"--config-dir {folder}: there is no such folder.")
+    paths = ",".join("'file://{}'".format(str(Path(folder).resolve()).replace("'", "\\'")) for folder in folders)
+    return [f"{SEARCHED}[{paths}]"] if folders else [], argv
+
+
+def conf_folders(overrides: list[str]) -> list[Path]:
+    """Where a choice may have its file: conf/, then those that `take_config_dir` has put among the overrides."""
+    searched = [
+        text for override in overrides if override.startswith(SEARCHED) for text in override.split("'file://")[1:]
+    ]
+    return [conf_folder(), *(Path(re.sub(r"'[],]$", "", text).replace("\\'", "'")) for text in searched)]
+
+
 def check_groups(overrides: list[str]) -> None:
-    """Refuse a choice (env=, agent=, experiment=) that has no file in conf/."""
+    """Refuse a choice (env=, agent=, experiment=) that has no file in conf/ and is no sim of an installed package."""
     for override in overrides:
         group, _, name = override.lstrip("+").partition("=")
         if group not in ("env", "agent", "experiment") or (group, name) == ("experiment", "null"):
             continue
-        if ".." in name or not (conf_folder() / group / f"{name}.yaml").is_file():
-            names = choices(group)
+        folders = conf_folders(overrides)
+        is_file = ".." not in name and any((folder / group / f"{name}.yaml").is_file() for folder in folders)
+        if not is_file and not (group == "env" and name in installed_sims()):
+            names = choices(group, folders)
             near = get_close_matches(name, names, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             hint = " Several make a grid, which needs -m." if "," in name else hint
@@ -414,7 +449,7 @@ def unknown(key: str, overrides: list[str]) -> str:
     if recipe and key not in typed:
         return f"{recipe} sets {key!r}, which your choice of env and agent does not have: leave that choice out."
     # Compose again with the groups only, to know which keys exist for these choices.
-    groups = [o for o in overrides if o.partition("=")[0] in ("env", "agent")]
+    groups = [o for o in overrides if o.startswith((SEARCHED, "env=", "agent="))]
     with contextlib.suppress(Exception):
         return unknown_key(key, ["experiment", *flat_keys(compose(groups))])
     return f"there is no key {key!r}."
@@ -431,8 +466,9 @@ def flat_keys(config: Any) -> list[str]:
     return keys
 
 
-def choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+def choices(group: str, folders: list[Path] | None = None) -> list[str]:
+    found = {path.stem for folder in folders or [conf_folder()] for path in (folder / group).glob("*.yaml")}
+    return sorted(found.union(installed_sims() if group == "env" else ()))
 
 
 def check_env(config: Any) -> None:
@@ -655,14 +691,19 @@ def shown_run(row: dict[str, Any]) -> dict[str, str]:
 
 def envs(argv: list[str]) -> int:
     made = parser("envs", "List the sims, or show one; any Gymnasium id can be trained on too (env=gymnasium).")
-    made.add_argument("name", nargs="?", help="a sim, whose reference page is printed")
+    made.add_argument("name", nargs="?", help="a sim, whose page is printed; or module:SIM, for one of yours")
+    made.add_argument("--check", action="store_true", help="run every check of the sim")
     made.add_argument(
-        "--check", action="store_true", help="compare its steps on several devices; NAME may be module:SIM"
+        "--devices",
+        default="cpu,cuda",
+        help="for --check: which must do as the first (of cpu, parallel, python, cuda; default %(default)s)",
     )
     made.add_argument(
-        "--devices", default="cpu,cuda", help="for --check: of cpu, parallel, python, cuda (default %(default)s)"
+        "--transitions",
+        type=whole(1),
+        metavar="N",
+        help=f"for --check: how many on each device (default: what {CHECKED_SECONDS:g} seconds allow)",
     )
-    made.add_argument("--transitions", type=int, default=10_000, help="for --check: how many (default %(default)s)")
     made.add_argument("--json", action="store_true", help="print JSON")
     args = made.parse_args(argv)
 
@@ -670,22 +711,30 @@ def envs(argv: list[str]) -> int:
 
     if args.check:
         return check_sim(args)
-    try:
-        names = worlds.sims() if args.name is None else [args.name]
-        rows = [env_row(name, worlds.get_sim(name)) for name in names]
-        if args.name is not None:
-            rows[0]["page"] = sim_page(worlds.get_sim(args.name))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    if args.name is not None:
+        sim = named_sim(args.name)
+        row = {**env_row(args.name, sim), "page": sim_page(sim)}
+        if args.json:
+            print(json.dumps([row]))
+        else:
+            show_sim(row, sim)
+        return OK
+    rows = []
+    for name in worlds.sims():
+        try:
+            rows.append(env_row(name, worlds.get_sim(name)))
+        except ValueError as error:  # of somebody's package: the others are there
+            rows.append({"env": name, "error": str(error)})
     if args.json:
         print(json.dumps(rows))
-    elif args.name:
-        show_sim(rows[0], worlds.get_sim(args.name))
     else:
-        shown = [shown_env(row, worlds.get_sim(row["env"])) for row in rows]
+        shown = [shown_env(row, worlds.get_sim(row["env"])) for row in rows if "error" not in row]
         width = console().width
         left_out = {name for name, needed in NEEDED_COLUMNS.items() if width < needed}
         table(None, [{name: text for name, text in row.items() if name not in left_out} for row in shown])
+        for row in rows:
+            if "error" in row:
+                complain(row["error"], OK)
     return OK
 
 
@@ -732,43 +781,63 @@ def portrait(sim: Any) -> str:
 
 
 def check_sim(args: argparse.Namespace) -> int:
-    """`rlsys envs --check`: does the sim do the same on all devices?"""
+    """`rlsys envs --check`: every check of envs/engine/conformance.py, SB3's own, and whether all devices agree."""
     import envs as worlds
 
     first, *others = devices = args.devices.split(",")
-    if args.name is None or not others:
-        raise UsageError(
-            "envs --check needs a sim and two devices or more, such as: envs --check snake --devices cpu,cuda"
-        )
+    if args.name is None:
+        raise UsageError("envs --check needs a sim, such as: envs --check snake, or: envs --check mymodule:SIM")
     if "cuda" in devices and not worlds.has_gpu():
         os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # numba has not been imported yet
         print("cuda: there is no GPU here; this is numba-cuda's simulator of one", file=sys.stderr)
 
-    from envs.engine.check import compare
+    from envs.engine.check import DEVICES
+    from envs.engine.conformance import CHECKS, heard, run, same_on
+    from envs.engine.single import SimEnv
 
-    steps = max(1, args.transitions // CHECKED_ENVS)
-    try:
-        sim = imported_sim(args.name) if ":" in args.name else worlds.get_sim(args.name)
-        reports = [compare(sim, (first, other), num_envs=CHECKED_ENVS, steps=steps) for other in others]
-    except (ValueError, ModuleNotFoundError) as error:
-        raise UsageError(str(error)) from None
+    if unknown_devices := [device for device in devices if device not in DEVICES]:
+        raise UsageError(f"device {unknown_devices[0]!r} is not one of {', '.join(DEVICES)}.")
+    sim = named_sim(args.name)
+
+    def sb3(sim: Any) -> str:
+        from rlsys.agents.sb3 import check_single_env
+
+        return heard(check_single_env, SimEnv(sim))
+
+    steps, seconds = (
+        (625, CHECKED_SECONDS) if args.transitions is None else (args.transitions // CHECKED_ENVS, math.inf)
+    )
+    options: dict[str, Any] = {"num_envs": CHECKED_ENVS, "steps": max(1, steps), "seconds": seconds}
+    checks = {**CHECKS, "stable-baselines3": sb3}
+    checks |= {f"{first} and {other}": partial(same_on, first=first, other=other, **options) for other in others}
+    results = []
+    for result in run(sim, checks):
+        results.append(result)
+        if sys.stderr.isatty() and len(results) < len(checks):
+            print(f"\r\x1b[K{[*checks][len(results)]} ...", end="", file=sys.stderr, flush=True)
+    print(end="\r\x1b[K" if sys.stderr.isatty() else "", file=sys.stderr, flush=True)
+    failed = sum(result.outcome == "failed" for result in results)
     if args.json:
-        print(json.dumps([{**asdict(report), "passed": report.passed} for report in reports]))
+        print(json.dumps([asdict(result) for result in results]))
     else:
-        print(*reports, sep="\n")
-    return OK if all(report.passed for report in reports) else FAILED
+        rows = []
+        for result in results:
+            outcome = result.outcome.upper() if result.outcome == "failed" else result.outcome
+            seen = f"{result.found}.\n{result.remedy}" if result.remedy else result.found
+            rows.append({"check": result.check, "": outcome, "what was seen": seen})
+        table(sim.id, rows)
+        print(f"{failed} of {len(results)} checks failed" if failed else "no check failed")
+    return FAILED if failed else OK
 
 
-def imported_sim(name: str) -> Any:
-    """The Sim that is called `module:NAME`, from the present folder too; the user has named the module."""
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, "")
+def named_sim(name: str) -> Any:
+    """The Sim that a user names: one that is registered, or `module:NAME`."""
+    from envs.registration import named_sim
+
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"there is no sim {name!r}: {error}.") from None
-    finally:
-        sys.path.remove("")
+        return named_sim(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def sim_page(sim: Any) -> str:
@@ -815,7 +884,7 @@ def short(number: float | None) -> str:
 
 
 TUNE_HELP = """\
-usage: rlsys tune-speed [key=value ...] [--seconds S] [--json]
+usage: rlsys tune-speed [key=value ...] [--seconds S] [--config-dir DIR] [--json]
 
 Trains what `rlsys train key=value ...` would, for moments (about 20 seconds in all, and what has yet to be compiled), with
 other engines, threads and devices, then with more and fewer envs, and says what is fastest on this machine.
@@ -833,7 +902,8 @@ def tune_speed(argv: list[str]) -> int:
         seconds = float((given or ["20"])[-1])
     except ValueError:
         raise UsageError(f"--seconds {given[-1]} is not a number.") from None
-    config = compose([normalised(arg) for arg in argv])
+    searched, settings = take_config_dir(argv)
+    config = compose([*searched, *(normalised(arg) for arg in settings)])
     check_env(config)
     from rlsys.tune import tune
 

@@ -24,7 +24,7 @@ from rlsys.folder import Run, card, describe, label, new_folder, write_whole
 from rlsys.log import Log, Progress
 from rlsys.networks import is_picture
 from rlsys.replay import record
-from rlsys.torchenv import DeviceError, Stopwatch, TorchEnv, make_env, reward_threshold
+from rlsys.torchenv import DeviceError, Stopwatch, TorchEnv, make_env, origin, reward_threshold
 
 
 class Preempted(Exception):
@@ -55,7 +55,7 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
         start = agent.steps if resume else None
         where = "" if device == "cpu" or env.is_resident else f", envs on the cpu ({reason_against_residence(cfg)})"
         say(quiet, f"{run.folder}  on {device} ({why}){where}" + (f", from step {start:,}" if resume else ""))
-        describe(run, cfg, command, {"device": device, "threads": threads, "resumed_at": start})
+        describe(run, cfg, command, {"device": device, "threads": threads, "resumed_at": start, "sim": origin(cfg.env)})
 
         with Log(run.folder, resume_step=start) as log:
             if not resume:

@@ -22,6 +22,7 @@ import envs.gym
 from envs.engine.sim import Scale
 from envs.engine.vector import DeviceError, SimVectorEnv, Transition
 from envs.gym import check_action_space, leaves
+from envs.registration import find
 from envs.stack import FrameStack
 from rlsys.config import AtariConfig, GymnasiumConfig, SimConfig
 from rlsys.networks import ObsSpec, Part
@@ -295,6 +296,14 @@ def make_env(
             **how,
         )
     return TorchEnv(FrameStack(env, config.frame_stack) if config.frame_stack > 1 else env, device)
+
+
+def origin(config: Any) -> str | None:
+    """Which package a sim is of, and where in it; None of a Gymnasium env."""
+    if not isinstance(config, SimConfig):
+        return None
+    found = find(config.name)
+    return f"{found.package} ({found.where})"
 
 
 def reward_threshold(config: Any) -> float | None:

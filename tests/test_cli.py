@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import envs
+from envs.engine import conformance
 from rlsys import cli
 
 SMALL = ["num_envs=8", "total_timesteps=1024", "agent.n_steps=16", "agent.batch_size=64", "eval_episodes=2"]
@@ -440,18 +441,37 @@ def test_an_agent_that_cannot_act_in_the_env_is_refused_before_there_is_a_folder
     assert list(tmp_path.iterdir()) == []
 
 
-def test_envs_check_compares_devices_and_fails_where_they_differ(capsys):
-    assert cli.main(["envs", "snake", "--check", "--devices", "cpu,python", "--transitions", "500"]) == 0
-    assert "Snake on cpu and python: 500 transitions" in capsys.readouterr().out
-    assert cli.main(["envs", "tests.probes:MATCH", "--check", "--transitions", "300", "--json"]) == 0
-    (report,) = json.loads(capsys.readouterr().out)
-    assert (report["sim"], report["devices"], report["passed"]) == ("ProbeMatch", ["cpu", "cuda"], True)
-    for wrong, message in (
-        (["snake"], "needs a sim and two devices"),
+def fails(sim):
+    raise conformance.Failed("step 3: [nan]", "Mend it.")
+
+
+def test_envs_check_says_what_each_check_has_seen_and_fails_where_one_does(capsys, monkeypatch):
+    assert cli.main(["envs", "snake", "--check", "--devices", "cpu,python", "--transitions", "160"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"cpu and python +ok +160 transitions, the same bytes", printed)
+    assert re.search(r"levels +not there", printed)
+    assert printed.rstrip().endswith("no check failed")
+    monkeypatch.setitem(conformance.CHECKS, "rewards", fails)
+    assert cli.main(["envs", "tests.probes:MATCH", "--check", "--transitions", "32", "--json"]) == 1
+    results = {result["check"]: result for result in json.loads(capsys.readouterr().out)}
+    assert [name for name, result in results.items() if result["outcome"] == "failed"] == ["rewards"]
+    assert results["rewards"] | {"check": ""} == {
+        "check": "", "outcome": "failed", "found": "step 3: [nan]", "remedy": "Mend it."
+    }  # fmt: skip
+    assert list(results) == [*conformance.CHECKS, "stable-baselines3", "cpu and cuda"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "needs a sim, such as"),
         (["snake", "--devices", "cpu,tpu"], "device 'tpu' is not one of cpu, parallel, python, cuda"),
-        (["tests.probes:NOTHING", "--devices", "cpu,python"], "there is no sim 'tests.probes:NOTHING'"),
-        (["no.such:SIM", "--devices", "cpu,python"], "No module named 'no'"),
-    ):
-        devices = [] if "--devices" in wrong else ["--devices", "cpu"]
-        assert cli.main(["envs", "--check", *wrong, *devices]) == 2
-        assert message in capsys.readouterr().err
+        (["snake", "--transitions", "0"], "is not an integer between 1"),
+        (["tests.probes:NOTHING"], "there is no sim 'tests.probes:NOTHING'"),
+        (["tests.probes:State"], "'tests.probes:State' is not a Sim but a Fields"),
+        (["no.such:SIM"], "No module named 'no'"),
+    ],
+)
+def test_envs_check_names_what_cannot_be_checked(wrong, message, capsys):
+    assert cli.main(["envs", "--check", "--devices", "cpu", *wrong]) == 2
+    assert message in capsys.readouterr().err

@@ -1,8 +1,10 @@
 """Does a sim do the same on every device? Steps from the same states, by the same actions, compared.
 
-`rlsys envs --check NAME --devices cpu,cuda` prints the report.
+`conformance.py` asks this, and all else that must hold of a sim.
 """
 
+import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,15 +43,19 @@ class Report:
     def passed(self) -> bool:
         return not self.first and self.different_flags <= (0 if self.is_integer else RARE * self.transitions)
 
-    def __str__(self) -> str:
+    def found(self) -> str:
+        """The largest difference, in words."""
         worst = max(self.worst.items(), key=lambda item: item[1], default=("", 0.0))
         found = "the same bytes" if not any(self.worst.values()) else f"at most {worst[1]:.2g} ulp apart ({worst[0]})"
         if self.different_flags:
             found += f", {self.different_flags} episodes ended on one of them only"
+        return found
+
+    def __str__(self) -> str:
         verdict = "ok" if self.passed else f"FAILED: {self.first or 'too many episodes ended on one of them only'}"
         return (
             f"{self.sim} on {self.devices[0]} and {self.devices[1]}: {self.transitions:,} transitions, "
-            f"{self.episodes:,} episodes, {found}: {verdict}"
+            f"{self.episodes:,} episodes, {self.found()}: {verdict}"
         )
 
 
@@ -61,6 +67,7 @@ def compare(
     steps: int = 200,
     seed: int = 0,
     ulps: float = 2.0,
+    seconds: float = math.inf,
     **options: Any,
 ) -> Report:
     """Take `steps` steps of `num_envs` envs on both devices, each from the first one's state, and compare all they give.
@@ -70,7 +77,9 @@ def compare(
     have. Observations are compared of the same state; but for the last ones of episodes, whose states are gone: those may
     be OF_ANOTHER_STATE times as far apart. An env whose flags differ is left out of the rest of that step's comparison.
 
-    options: for `envs.make_vec`. ValueError if a device is unknown, DeviceError if it is not there.
+    seconds: after which no new step is begun. options: for `envs.make_vec`.
+
+    ValueError if a device is unknown, DeviceError if it is not there.
     """
     if unknown := set(devices) - set(DEVICES):
         raise ValueError(f"device {sorted(unknown)[0]!r} is not one of {', '.join(DEVICES)}.")
@@ -83,7 +92,11 @@ def compare(
     _compare(report, "reset", real, _fields(a.state), _fields(b.state), everywhere)
     a.set_state(b.get_state())
     _compare(report, "reset", real, {"obs": on_host(a.observe())}, {"obs": seen}, everywhere)
+    began = math.inf  # until after the first step, which may compile
     for t in range(steps):
+        if time.perf_counter() - began > seconds:
+            break
+        began = time.perf_counter() if t == 1 else began
         b.set_state(a.get_state())
         actions = np.ascontiguousarray(a.action_space.sample())
         found = []
@@ -120,7 +133,7 @@ def _compare(
     for name, x in first.items():
         y = second[name]
         if x.dtype.kind == "f" and not report.is_integer:
-            scale = np.maximum(np.abs(x[rows]), np.abs(y[rows])).max(axis=0, initial=np.finfo(real).tiny)
+            scale = np.fmax.reduce(np.fmax(np.abs(x[rows]), np.abs(y[rows])), axis=0, initial=np.finfo(real).tiny)
             apart = np.abs(x.astype(np.float64) - y) / np.spacing(scale.astype(real)) / slack
             apart = np.where(np.isnan(x) & np.isnan(y), 0.0, np.nan_to_num(apart, nan=np.inf))
             limit = report.bound

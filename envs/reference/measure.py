@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import envs
 from envs.engine.sim import Sim
+from envs.registration import named_sim
 
 
 def returns(sim: str | Sim, policy: str, episodes: int, *, seed: int = 0, num_envs: int = 1000, **options) -> NDArray:
@@ -35,13 +36,16 @@ def returns(sim: str | Sim, policy: str, episodes: int, *, seed: int = 0, num_en
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sim", choices=envs.sims())
+    parser.add_argument("sim", help="its name, or module:SIM")
     parser.add_argument("policy", choices=("random", "scripted"))
     parser.add_argument("--episodes", type=int, default=10_000)
     args = parser.parse_args()
-    found = returns(args.sim, args.policy, args.episodes)
-    error = found.std(ddof=1) / math.sqrt(len(found))
-    print(f"{args.sim} {args.policy}: {found.mean():.6g} +- {error:.2g} ({len(found)} episodes)")
+    try:
+        found = returns(named_sim(args.sim), args.policy, args.episodes)
+    except ValueError as error:
+        parser.error(str(error))
+    spread = found.std(ddof=1) / math.sqrt(len(found))
+    print(f"{args.sim} {args.policy}: {found.mean():.6g} +- {spread:.2g} ({len(found)} episodes)")
 
 
 if __name__ == "__main__":

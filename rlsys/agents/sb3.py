@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, get_args, get_origin
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common import env_checker as sb3_env_checker
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
@@ -318,6 +320,11 @@ def adopt(policy: Policy, model: Any) -> None:
 
 
 # -- what SB3 accepts --------------------------------------------------------------------------------------------------
+
+
+def check_single_env(env: gymnasium.Env) -> None:
+    """SB3's own checker of an env: raises AssertionError where it is wrong, and warns of what it does not recommend."""
+    sb3_env_checker.check_env(env)
 
 
 def check_env(env: TorchEnv, algo: str) -> None:

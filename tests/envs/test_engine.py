@@ -1,4 +1,4 @@
-"""The engine: autoreset, truncation, statistics, invariance, snapshots, parameters, levels, and what it refuses.
+"""The engine: autoreset, truncation, statistics, snapshots, parameters, levels, and what it refuses.
 
 Most traces are of `COUNTER`, a world that counts: each step adds the action (0, 1 or 2) to a number that starts at
 `start`; the reward is the action; the episode terminates at `goal`; the observation is the number.
@@ -10,7 +10,6 @@ import subprocess
 import sys
 from itertools import pairwise
 
-import numba
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 import envs
 from envs.engine import Reference, Sim, njit, params, state_dtype, uniform
+from envs.engine.conformance import STEPS, actions_for, record, same_future
 from envs.engine.sim import SPLITS, Scale
 from envs.reference.measure import returns
 
@@ -263,115 +263,21 @@ def test_an_envs_rows_that_did_not_end_have_statistics_of_zero_whatever_was_in_t
     assert info["episode"]["r"].tolist() == [4, 0]
 
 
-# -- invariance --------------------------------------------------------------------------------------------------------
-
-STEPS = 60
-
-
-def record(name, num_envs, backend, actions, keep=64):
-    """The states of the first `keep` envs after every step, as bytes, and of all envs at the end."""
-    env = envs.make_vec(name, num_envs, seed=11, backend=backend)
-    env.reset()
-    rows = []
-    for a in actions[:, :num_envs]:
-        env.step(a)
-        rows.append(env.state[:keep].tobytes())
-    return rows, env.state.tobytes()
-
-
-def actions_for(name, num_envs, seed=0):
-    space = envs.get_sim(name).action_space
-    rng = np.random.default_rng(seed)
-    if isinstance(space, Discrete):
-        return rng.integers(space.n, size=(STEPS, num_envs))
-    return rng.uniform(space.low, space.high, (STEPS, num_envs, *space.shape)).astype(np.float32)
-
-
-@pytest.mark.parametrize("name", envs.sims())
-def test_what_an_env_does_depends_neither_on_the_number_of_envs_nor_of_threads(name):
-    actions = actions_for(name, 4096)
-    reference, end = record(name, 4096, "serial", actions)
-    assert record(name, 4096, "parallel", actions)[1] == end
-    threads = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        assert record(name, 4096, "parallel", actions)[1] == end
-    finally:
-        numba.set_num_threads(threads)
-    size = len(end) // 4096
-    for n in (1, 7, 64):
-        rows, _ = record(name, n, "serial", actions)
-        assert rows == [row[: n * size] for row in reference]
-
-
-@pytest.mark.parametrize("name", envs.sims())
-def test_what_an_env_does_does_not_depend_on_the_others_actions(name):
-    actions, others = actions_for(name, 8), actions_for(name, 8, seed=1)
-    others[:, 3] = actions[:, 3]
-    states = []
-    for a in (actions, others):
-        env = envs.make_vec(name, 8, seed=0)
-        env.reset()
-        states.append([(env.step(row), env.state.copy())[1] for row in a])
-    assert all((a[3] == b[3]) for a, b in zip(*states, strict=True))
-    assert any((a[4] != b[4]) for a, b in zip(*states, strict=True))
-
-
-SLOW = {"highway", "labyrinth", "racer"}  # in plain Python: a step or a reset takes a hundredth of a second
-
-
-@pytest.mark.parametrize("name", envs.sims())
-def test_compiled_kernels_do_what_plain_python_does(name):
-    num_envs, steps, length = (3, 12, 5) if name in SLOW else (8, STEPS, 25)
-    actions = actions_for(name, num_envs)[:steps]
-    outputs = {}
-    for backend in ("python", "serial", "parallel"):
-        env = envs.make_vec(name, num_envs, seed=5, backend=backend, precision="float64", max_episode_steps=length)
-        rows = [env.reset()[0].copy()]
-        for a in actions:
-            rows += [array.copy() for array in env.step(a)[:4]]
-        outputs[backend] = rows, env.get_state()["states"].tobytes()
-    for backend in ("serial", "parallel"):
-        for mine, reference in zip(outputs[backend][0], outputs["python"][0], strict=True):
-            np.testing.assert_allclose(mine.astype(float), reference.astype(float), rtol=0, atol=1e-9)
-    assert outputs["serial"][1] == outputs["parallel"][1]
-    if envs.get_sim(name).is_integer:  # no bit may differ
-        assert outputs["serial"][1] == outputs["python"][1]
-
-
 # -- snapshots ---------------------------------------------------------------------------------------------------------
 
 SNAPSHOT_ENVS = {name: envs.make_vec(name, 5, seed=0, max_episode_steps=30) for name in envs.sims()}
 
 
 def play(env, actions):
-    """All that the steps returned; of `info`, the rows of episodes that ended."""
-    outputs = []
-    for a in actions:
-        *arrays, info = env.step(a)
-        ended = info.get("_episode", [])
-        if len(ended):
-            arrays += [info["final_obs"][ended], info["episode"]["r"], info["episode"]["l"]]
-        outputs.append([array.tobytes() for array in arrays])
-    return outputs
+    """All that each step gave and led to, as bytes."""
+    return [[array.tobytes() for array in row.values()] for row in record(env, actions, reset=False)]
 
 
 @settings(max_examples=40, deadline=None)
 @given(name=st.sampled_from(envs.sims()), before=st.integers(0, STEPS), seed=st.integers(0, 2**63 - 1))
 def test_a_restored_snapshot_has_the_same_future(name, before, seed):
-    env, actions = SNAPSHOT_ENVS[name], actions_for(name, 5)
-    env.reset(seed=seed)
-    play(env, actions[:before])
-    snapshot = env.get_state()
-    kept = {key: array.copy() for key, array in snapshot.items()}
-    obs = env.observe().copy()
-    future = play(env, actions)
-    assert all((snapshot[key] == kept[key]).all() for key in kept)  # playing on left the snapshot alone
-
-    env.reset(seed=1)
-    env.set_state(snapshot)
-    np.testing.assert_array_equal(env.observe(), obs)
-    assert play(env, actions) == future
+    env = SNAPSHOT_ENVS[name]
+    same_future(env, env, before, seed, actions_for(env.sim, 5, STEPS))
 
 
 def test_a_snapshot_restores_randomised_parameters_in_another_env():
@@ -380,7 +286,7 @@ def test_a_snapshot_restores_randomised_parameters_in_another_env():
     one.reset()
     other.reset()
     other.set_state(one.get_state())
-    actions = actions_for("cartpole", 4)
+    actions = actions_for(envs.get_sim("cartpole"), 4, STEPS)
     assert play(other, actions) == play(one, actions)
     assert other.params["gravity"].tolist() == one.params["gravity"].tolist()
 
@@ -396,7 +302,7 @@ def test_a_snapshot_of_another_env_is_refused(other):
 
 def test_the_same_seed_gives_the_same_episodes_and_another_seed_others():
     env = envs.make_vec("snake", 4)
-    actions = actions_for("snake", 4)
+    actions = actions_for(envs.get_sim("snake"), 4, STEPS)
     runs = []
     for seed in (3, 3, 4):
         first = env.reset(seed=seed)[0].tobytes()
