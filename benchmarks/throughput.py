@@ -7,10 +7,10 @@ writes results/throughput.json; what is not measured stays there as it was.
 Sims: each on one core, 1024 copies, uniform actions drawn beforehand, autoreset in; beside it the work of a step (work.py), and
 what share of the time this core would need at the least: for the bytes at the speed of a copy that is as large as the sim's
 records and arrays, for the flops at the speed of matrix products, for integer operations at that of sums in registers,
-whichever is longest. Frames: pictures of 400 x 400 pixels a second, drawn without a display. A fixed chain of SplitMix64 is timed in
-the same rounds: on a busy machine, `per_link` compares better than steps a second.
+whichever is longest. Frames: pictures of 400 x 400 pixels a second, drawn without a display. A fixed chain of hashes is timed
+in the same rounds: on a busy machine, `per_link` compares better than steps a second.
 
-Scale: CartPole throughout. Env only: random actions through `step`, on one thread and on two, beside Gymnasium's CartPoleVectorEnv.
+Scale: CartPole throughout. Env only: random actions through `step`, on one thread and on two, beside Gymnasium's own.
 Rollout: PPO's `collect` alone, two 64x64 networks. Training: PPO, 4 epochs of 4 minibatches, by both engines, with the share
 of the roof that the native one reaches: what the machine's matrix product alone would allow (peers.py). Measurements that are
 compared alternate, and the best of the rounds counts, because the machine may be busy with something else.
@@ -150,7 +150,12 @@ def drawing(env) -> Callable[[], int]:
 
 def working_set(env) -> int:
     """Bytes of what a step goes through: records, actions and results (final observations are rarely written)."""
-    return env.state.nbytes + env.action_space.sample().nbytes + sum(a.nbytes for a in env.arrays()) - env.arrays()[4].nbytes
+    return (
+        env.state.nbytes
+        + env.action_space.sample().nbytes
+        + sum(a.nbytes for a in env.arrays())
+        - env.arrays()[4].nbytes
+    )
 
 
 def share_of_roof(done: work.Work, rate: float, bandwidth: float, flops: float, integers: float) -> dict[str, Any]:

@@ -294,7 +294,9 @@ def _extreme(choose: Any):
                 a, b = plain(best), plain(other)
                 number.tally_of(a, b, "simple", None)
                 result = choose(a, b)
-                best = Number(float(result) if float in (type(a), type(b)) else result, number.tally, is_unsigned(number))
+                best = Number(
+                    float(result) if float in (type(a), type(b)) else result, number.tally, is_unsigned(number)
+                )
             else:
                 best = choose(best, other)
         return best
