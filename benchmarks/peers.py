@@ -79,7 +79,10 @@ THREADS = {f"{k} thread{'s' * (k > 1)}": {"threads": k} for k in (1, 2) if k <= 
 DEFAULT: dict[str, Options] = {"default": {}}
 GAMES = ("snake", "breakout")
 KINDS = ("env", "ppo", "dqn", *GAMES)
-OURS = {**dict.fromkeys(("env", "ppo", "dqn", "roof"), THREADS), **{game: {"1 thread": {"threads": 1}} for game in GAMES}}
+OURS = {
+    **dict.fromkeys(("env", "ppo", "dqn", "roof"), THREADS),
+    **{game: {"1 thread": {"threads": 1}} for game in GAMES},
+}
 SB3_THREADS = {"1 thread": {"threads": 1}, "default": {}}
 
 PEERS = [
