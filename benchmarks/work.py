@@ -27,7 +27,7 @@ import envs
 from envs.engine import kernels
 from envs.engine.jit import rebuilt
 
-STEPS = 2000
+STEPS = 1000
 WEIGHTS = {"simple": 1, "division": 4, "root": 4, "function": 8}
 ROOTS = ("sqrt",)
 FUNCTIONS = ("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "exp", "log", "hypot", "pow")

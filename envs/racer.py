@@ -50,6 +50,9 @@ centreline, at 10 m/s. **End**: terminated off the road; truncated after 300 ste
 
 See `envs/reference/racer.py`.
 
+**Speed**: with uniform actions two thirds of the time go into new tracks: to lay one costs as much as 40 steps, and those episodes
+have 15. Of the rest most goes into the 16 rays. Who stays on the road steps more than three times as fast.
+
 **Source**: the car is Leurent, "An environment for autonomous driving decision-making" (HighwayEnv), 2018,
 `vehicle/kinematics.py`, after Polack et al., "The kinematic bicycle model", 2017; pure pursuit is Coulter, 1992. Grip and
 tracks are this project's own.
@@ -330,7 +333,7 @@ def look(s, obs, cos, sin, first, last, k, ahead, right_x, right_y, left_x, left
 
 @njit
 def look_around(s, obs):
-    """Write the distances to the walls, of all rays: those that leave the car's own quadrilateral through a wall, then the others."""
+    """Write the distances to the walls: of rays that leave the car's own quadrilateral through a wall, then of the others."""
     k, n = int(s.section), (int(s.section) + 1) & WRAP
     cos, sin = math.cos(s.heading), math.sin(s.heading)
     front, front_last, back, back_last = RAYS, -1, RAYS, -1
