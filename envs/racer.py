@@ -50,8 +50,8 @@ centreline, at 10 m/s. **End**: terminated off the road; truncated after 300 ste
 
 See `envs/reference/racer.py`.
 
-**Speed**: with uniform actions two thirds of the time go into new tracks: to lay one costs as much as 40 steps, and those episodes
-have 15. Of the rest most goes into the 16 rays. Who stays on the road steps more than three times as fast.
+**Speed**: with uniform actions two thirds of the time go into new tracks: to lay one takes as long as 40 steps, and those
+episodes have 15. Of the rest most goes into the 16 rays. Who stays on the road steps more than three times as fast.
 
 **Source**: the car is Leurent, "An environment for autonomous driving decision-making" (HighwayEnv), 2018,
 `vehicle/kinematics.py`, after Polack et al., "The kinematic bicycle model", 2017; pure pursuit is Coulter, 1992. Grip and
