@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format docs bench throughput learning engines peers gpu results report verify-envs board clean
+.PHONY: help install train test test-fast check format docs bench throughput learning engines peers games gpu results report verify-envs board clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -37,9 +37,9 @@ format: .venv/installed ## let ruff rewrite the code
 docs: .venv/installed ## regenerate the pages that come from code
 	$(BIN)/python -m rlsys.log > docs/metrics.md
 
-bench: throughput learning engines peers report ## measure speed (half an hour, an idle machine); writes benchmarks/results/
+bench: throughput learning engines peers games report ## measure speed (half an hour, an idle machine); writes benchmarks/results/
 
-throughput: .venv/installed ## envs, rollouts and training, from one env to 65536
+throughput: .venv/installed ## every sim; rollouts and training from one env to 65536
 	$(BIN)/python benchmarks/throughput.py
 
 learning: .venv/installed ## seconds from process start to solved, warm and cold
@@ -50,6 +50,9 @@ engines: .venv/installed ## learning curves of both engines over ten seeds
 
 peers: .venv/installed ## speed next to other systems, each installed in ~/.cache/rlsys/peers (5 GB)
 	$(BIN)/python benchmarks/peers.py
+
+games: .venv/installed ## Snake and Breakout next to PufferLib's in C (a minute; wants a C compiler)
+	$(BIN)/python benchmarks/peers.py --only snake,breakout --out benchmarks/results/games.json
 
 gpu: .venv/installed ## everything on a GPU (8 minutes); writes benchmarks/results/gpu.json
 	$(BIN)/python benchmarks/gpu.py

@@ -19,6 +19,7 @@ LABELS = {
     "gymnasium": ("Gymnasium", "#CC79A7"),
     "envpool": ("EnvPool", "#D55E00"),
     "c": ("a plain C kernel", "#999999"),
+    "puffer": ("PufferLib (C)", "#F0E442"),
 }
 INK, MUTED, GRID = "#1f2328", "#636c76", "#e6e8eb"
 WIDTH, TOP = 1120, 112

@@ -1,6 +1,7 @@
 """How fast next to peers? The same work with the same hyperparameters, in turns, in one run; writes results/peers.json.
 
     python benchmarks/peers.py [--only env,ppo,dqn] [--peers sb3,rejax] [--rounds 5] [--out FILE]
+    python benchmarks/peers.py --only snake,breakout --out benchmarks/results/games.json
 
 Peers are installed on first use, each with pinned versions in a virtual environment of its own, in ~/.cache/rlsys/peers or
 $RLSYS_PEERS. Each system is a process that stays (benchmarks/workers/): compiling and warming up are not measured. In every
@@ -10,10 +11,12 @@ kept. Work on CartPole-v1:
     env   steps with random actions in one process
     ppo   whole training iterations: two tanh networks of 64-64, at four sizes of rollout
     dqn   whole training iterations past the warm-up, where one action in twenty is random: SB3's defaults, PureJaxRL's
+    snake, breakout   steps with random actions on one thread, next to PufferLib's games of the same names
 
 Where a system can be set up in several ways ("1 thread", ...), each is measured (what is far behind: once), and a peer's fastest
-is what counts. What a peer cannot do is left out: rejax's DQN learns after every step of its envs. PufferLib is not here: it
-is compiled from source on installing, and downloads libraries for it. A system that fails is reported; the others go on.
+is what counts. What a peer cannot do is left out: rejax's DQN learns after every step of its envs. Of PufferLib only two games'
+C sources are used, out of its source distribution: to install it is to compile all of it, and downloads libraries for that. A
+system that fails is reported; the others go on.
 """
 
 import argparse
@@ -46,11 +49,15 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True)
 class System:
-    """One of those that are compared: what to install, and by kind of work the ways to set it up."""
+    """One of those that are compared: what to install, and by kind of work the ways to set it up.
+
+    source: a requirement, with its hash, whose source distribution is unpacked and not installed.
+    """
 
     name: str
     requirements: tuple[str, ...]
     ways: dict[str, dict[str, Options]]
+    source: str = ""
 
     @property
     def packages(self) -> list[str]:
@@ -69,8 +76,13 @@ class Work:
 
 
 THREADS = {f"{k} thread{'s' * (k > 1)}": {"threads": k} for k in (1, 2) if k <= (os.cpu_count() or 1)}
-OURS = dict.fromkeys(("env", "ppo", "dqn", "roof"), THREADS)
 DEFAULT: dict[str, Options] = {"default": {}}
+GAMES = ("snake", "breakout")
+KINDS = ("env", "ppo", "dqn", *GAMES)
+OURS = {
+    **dict.fromkeys(("env", "ppo", "dqn", "roof"), THREADS),
+    **{game: {"1 thread": {"threads": 1}} for game in GAMES},
+}
 SB3_THREADS = {"1 thread": {"threads": 1}, "default": {}}
 
 PEERS = [
@@ -88,6 +100,24 @@ PEERS = [
     System("gymnasium", ("gymnasium==1.4.0", "numpy==2.4.6"), {"env": DEFAULT}),
     System("envpool", ("envpool==1.2.5", "gymnasium==1.4.0", "numpy==2.4.6"), {"env": DEFAULT}),
     System("gymnax", ("gymnax==1.0.1", "six==1.17.0", *JAX), {"env": DEFAULT}),  # imports six without asking for it
+    System(
+        "puffer",
+        ("numpy==2.4.6",),
+        {
+            "snake": {
+                "256 snakes on a board of 640 x 360 (its default)": {
+                    "agents": 256,
+                    "width": 640,
+                    "height": 360,
+                    "food": 4096,
+                },
+                # 12 x 12 free cells, within walls as thick as it sees far
+                "one snake on a board of 12 x 12": {"agents": 1, "width": 22, "height": 22, "food": 1},
+            },
+            "breakout": {"4 frames a step (its default)": {"frameskip": 4}, "1 frame a step": {"frameskip": 1}},
+        },
+        "pufferlib==3.0.0 --hash=sha256:7df3a3e3f5f894d78d2a1f5374097890aec01473183e748abefe4f3faa10eaa9",
+    ),
 ]
 
 PPO: dict[str, Any] = {
@@ -144,6 +174,7 @@ WORK = [
     ),
     *(ppo_work(n, t, n * t // 4, 4) for n, t in ((4, 128), (64, 32), (1024, 32))),
     ppo_work(8, 2048, 64, 10, "SB3's defaults"),
+    *(Work(f"{game} {n}", game, {"num_envs": n}, ("rlsys", "puffer")) for game in GAMES for n in (1024, 4096)),
     Work("dqn 1 env", "dqn", {"num_envs": 1, **DQN}, ("rlsys", "sb3"), "SB3's defaults"),
     Work("dqn 10 envs", "dqn", {**DQN, **PUREJAXRL}, ("rlsys", "sb3", "rejax"), "PureJaxRL's defaults"),
 ]
@@ -182,7 +213,11 @@ def peers_folder() -> Path:
 def install(system: System) -> Path:
     """The Python that has the system's packages; makes its virtual environment where there is none with these versions."""
     folder = peers_folder() / system.name
-    python, note, wanted = folder / "bin" / "python", folder / "installed.txt", "\n".join(system.requirements)
+    python, note, wanted = (
+        folder / "bin" / "python",
+        folder / "installed.txt",
+        "\n".join([*system.requirements, system.source]).strip(),
+    )
     if not note.exists() or note.read_text() != wanted:
         print(f"installing {system.name} in {folder}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -191,8 +226,29 @@ def install(system: System) -> Path:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise WorkerError(f"{' '.join(command[1:5])} ...: {tail(done.stderr or done.stdout)}")
+        if system.source:
+            unpack(system.source, python, folder / "source")
         note.write_text(wanted)
     return python
+
+
+def unpack(requirement: str, python: Path, target: Path) -> None:
+    """Put the files of a source distribution, of the hash in the requirement, into the folder `target`; build nothing.
+
+    pip has no command for that. Its `download` fetches, checks and unpacks, and then prepares to build, which fails in an
+    environment without what the package wants for it; --no-clean leaves what it has unpacked.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        wish = Path(folder) / "requirement.txt"
+        wish.write_text(requirement + "\n")
+        flags = ["--no-clean", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--require-hashes"]
+        pip = [str(python), "-m", "pip", "download", "-q", "--disable-pip-version-check", *flags, "-r", str(wish)]
+        environment = {**os.environ, "TMPDIR": folder}
+        done = subprocess.run(pip, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+        found = list(Path(folder).glob("pip-*/*/setup.py"))
+        if not found:
+            raise WorkerError(f"{requirement.split()[0]} could not be had: {tail(done.stderr or done.stdout)}")
+        found[0].parent.rename(target)
 
 
 class Worker:
@@ -374,17 +430,17 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="env,ppo,dqn", help="kinds of work")
+    parser.add_argument("--only", default="env,ppo,dqn", help=f"kinds of work: {', '.join(KINDS)}")
     parser.add_argument("--peers", default=",".join(peer.name for peer in PEERS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS, help="holds what this run measured, and nothing else")
     args = parser.parse_args()
     kinds, names = args.only.split(","), args.peers.split(",")
-    for name in {*kinds} - {"env", "ppo", "dqn"} | {*names} - {peer.name for peer in PEERS}:
+    for name in {*kinds} - {*KINDS} | {*names} - {peer.name for peer in PEERS}:
         parser.error(f"{name} is neither a kind of work nor a peer")
 
     systems = [System("rlsys", (), OURS), *(peer for peer in PEERS if peer.name in names)]
-    work = [piece for piece in WORK if piece.kind in (*kinds, "roof")]
+    work = [piece for piece in WORK if piece.kind in kinds or (piece.kind == "roof" and "ppo" in kinds)]
     results: dict[str, Any] = {"machine": provenance(), "load_before": os.getloadavg()[0], "rounds": args.rounds}
     results["systems"] = {}
     workers: dict[str, Worker] = {}

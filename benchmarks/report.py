@@ -24,6 +24,7 @@ FILES = {
     "engines": "make engines",
     "experiments": "make results",
     "throughput": "make throughput",
+    "games": "make games",
 }  # what makes them
 
 Lines = list[str]
@@ -95,6 +96,49 @@ def env_only(data: dict[str, Any]) -> Lines:
     return comparison(data, ("env",), ("c", "gymnasium", "envpool", "gymnax"))
 
 
+def games(data: dict[str, Any]) -> Lines:
+    """PufferLib's games, each way that they are set up, beside ours: bests of the rounds, and their ratio."""
+    rows = []
+    for entry in data["work"].values():
+        ours = fastest(entry["systems"]["rlsys"], "best")
+        for way, figures in entry["systems"].get("puffer", {}).items():
+            theirs = figures.get("best")
+            name, n = entry["kind"].capitalize(), f"{entry['settings']['num_envs']:,}"
+            ratio = f"{ours / theirs:.1f}" if ours and theirs else "-"
+            rows.append(
+                [f"{name}, {n}", f"{ours:,.0f}" if ours else "failed", f"{theirs:,.0f}" if theirs else "failed"]
+            )
+            rows[-1] += [way, ratio]
+    failed = [f"{name}: {system['error']}." for name, system in data["systems"].items() if system["error"]]
+    head = ["game, agents", "rlsys", "PufferLib", "PufferLib's is", "rlsys / PufferLib"]
+    when = f"{measured_on(data['machine'])}. Bests of {data['rounds']} rounds, on one thread."
+    return [when, *failed, "", *table(head, rows)]
+
+
+def sims(data: dict[str, Any]) -> Lines:
+    """Every sim on one core: its speed, the work of a step, and its share of the roof."""
+    if "sims" not in data:
+        return [missing("throughput")]
+    data = data["sims"]
+    rows = []
+    for name, found in sorted(data["sims"].items()):
+        done = found["work"]
+        hard = [f"{done[key]:.0f}" for key in ("divisions", "roots", "functions")]
+        row = [name, f"{found['steps_per_second'] / 1e6:,.3g}", f"{done['bytes']:,.0f}", f"{done['flops']:,.0f}"]
+        row += [" + ".join(hard), f"{done['integers']:,.0f}", f"{found['share']:.0%}", found["bound"]]
+        rows.append([*row, f"{found['frames_per_second']:,.0f}"])
+    head = ["sim", "M steps/s", "bytes", "flops", "quotients + roots + functions", "integer operations"]
+    head += ["of the roof", "which is of", "frames/s"]
+    top = data["roof"]
+    bandwidth = [rate / 1e9 for rate in top["bandwidth"].values()]
+    roof = f"{top['flops'] / 1e9:.0f} GFLOP/s, {top['integers'] / 1e9:.0f} G integer operations/s, copies of "
+    roof += f"{min(bandwidth):.0f} to {max(bandwidth):.0f} GB/s by their size"
+    when = (
+        f"{measured_on(data['machine'])}. Bests of {data['rounds']} rounds of {data['num_envs']:,} copies on one core."
+    )
+    return [f"{when} The roof: {roof}.", "", *table(head, rows)]
+
+
 def roof(data: dict[str, Any]) -> Lines:
     entries = [entry for entry in data["work"].values() if entry["kind"] == "ppo"]
     rows = []
@@ -154,6 +198,9 @@ def experiments(data: dict[str, Any]) -> Lines:
 
 def scale(data: dict[str, Any]) -> Lines:
     """From one env to 65536: million steps a second of the envs, thousands of rollouts and training."""
+    if "scale" not in data:
+        return [missing("throughput")]
+    data = data["scale"]
 
     def figures(rates: dict[str, float], unit: float, names: Iterable[str]) -> list[str]:
         return [
@@ -204,10 +251,12 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Lines]]] = {
     "peers": ("peers", peers_measured),
     "training": ("peers", training),
     "env": ("peers", env_only),
+    "games": ("games", games),
     "roof": ("peers", roof),
     "versions": ("peers", versions),
     "learning": ("learning", learning),
     "experiments": ("experiments", experiments),
+    "sims": ("throughput", sims),
     "scale": ("throughput", scale),
     "engines": ("engines", engines),
 }

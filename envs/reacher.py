@@ -39,6 +39,8 @@ terminated; truncated after 200 steps (8 seconds). **Solved** at a mean return o
 
 See `envs/reference/reacher.py`.
 
+**Speed**: a step asks for the equations of motion 16 times, each time after the last: 22 times the flops of a step of CartPole.
+
 **Source**: the two-link arm and computed torque are in Spong, Hutchinson, Vidyasagar, "Robot Modeling and Control", 2006. The
 task is in the manner of Gymnasium's `Reacher`; the dynamics are not MuJoCo's.
 """

@@ -45,6 +45,7 @@ SIZE = 12
 CELLS = SIZE * SIZE
 PLANES = 7
 NOWHERE = CELLS  # the fruit's cell when the board is full
+STEP_TO = (0, -SIZE, 1, SIZE, -1)  # from a body cell to the next, by its code
 FREE, HEAD = 0, 5  # codes of `trail`; 1, 2, 3, 4: body whose next cell toward the head lies up, right, down, left
 
 # Cells are numbered row by row from the top left.
@@ -114,10 +115,11 @@ def observe(s, p, obs):
     flat = obs.flat  # half the time that three indices take
     for k in range(PLANES * CELLS):
         flat[k] = 0
-    for cell in range(CELLS):
+    cell = int(s.tail)
+    for _ in range(int(s.length) - 1):
         code = int(s.trail[cell])
-        if code != FREE and code != HEAD:
-            flat[PLANES * cell + 2 + code] = 1
+        flat[PLANES * cell + 2 + code] = 1
+        cell += STEP_TO[code]
     flat[PLANES * int(s.head)] = 1
     flat[PLANES * int(s.tail) + 1] = 1
     if s.fruit != NOWHERE:
@@ -197,10 +199,9 @@ def _centre(cell):
 
 def body_cells(s) -> list[int]:
     """The snake's cells from the tail to the head."""
-    step_to = {1: -SIZE, 2: 1, 3: SIZE, 4: -1}
     cells = [int(s.tail)]
     while cells[-1] != s.head:
-        cells.append(cells[-1] + step_to[int(s.trail[cells[-1]])])
+        cells.append(cells[-1] + STEP_TO[int(s.trail[cells[-1]])])
     return cells
 
 

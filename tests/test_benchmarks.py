@@ -1,16 +1,23 @@
 """The benchmarks' own parts: counting flops, asking workers, writing the report. Needs no peer."""
 
 import json
+import math
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
 import chart
+import numpy as np
 import peers
 import pytest
 import report
+import throughput
+import work
 from peers import Measured, System, Work, Worker, WorkerError
+
+import envs
+from envs.engine import njit, rng
 
 # A worker of three kinds of work: one is done, one fails, one takes the process down.
 FAKE = """
@@ -47,6 +54,78 @@ def test_flops_of_a_ppo_step_are_those_counted_by_hand():
     assert peers.forward_flops([4, 64, 64, 2]) == 2 * (256 + 4096 + 128)
     # both networks: 8960 + 8832 forward; once in the rollout and three times in each of 4 epochs
     assert peers.ppo_flops({"hidden": [64, 64], "n_epochs": 4}) == 17792 * 13 == 231_296
+
+
+# -- the work of a step ------------------------------------------------------------------------------------------------
+
+
+@njit
+def kinetic_energy(x, v, n):
+    if n > 2:
+        v = -abs(v)
+    return math.sqrt(x * x + 1.0) / (2.0 * v**3) + min(math.sin(v), 0.5) + (n & 3) * (n - 1) // 2
+
+
+def test_operations_are_those_counted_by_hand():
+    tally = work.Tally()
+    x, v, n = (work.Number(value, tally) for value in (3.0, 2.0, 5))
+    found = work.counting(kinetic_energy, tally)(x, v, n)
+    expected = kinetic_energy.py_func(3.0, 2.0, 5)
+    assert work.plain(found) == pytest.approx(expected)
+    # flops of weight 1: abs, minus, x * x, + 1, v * v * v, 2 *, min, +, + (the last of a float and a whole number)
+    assert tally.operations == {"simple": 10, "root": 1, "division": 1, "function": 1, "integer": 5}
+    assert tally.work(2).flops == (10 + 4 + 4 + 8) / 2
+    assert tally.work(2).integers == 2.5
+
+
+def test_bytes_of_a_cartpole_step_are_those_counted_by_hand():
+    read, written = [], []
+    for steps in (7, 8):  # nothing ends so early
+        done, states = work.played("cartpole", steps, seed=3)
+        read.append(done.bytes_read)
+        written.append(done.bytes_written)
+        assert states["elapsed"][0] == steps
+    # x, x_dot, theta, theta_dot; elapsed; episode_return; the action; `episode` is not touched
+    assert read == [4 * 4 + 4 + 8 + 8] * 2
+    # the same but the action; the observation, the reward, three flags, the episode's return and length
+    assert written == [4 * 4 + 4 + 8 + 4 * 4 + 4 + 3 + 8 + 8] * 2
+    assert done.divisions == 2  # by the total mass, and by what the pole's inertia amounts to
+    assert done.functions == 2
+    assert done.roots == 0
+
+
+@pytest.mark.parametrize("name", ["snake", "game2048", "breakout", "inventory", "maze"])
+def test_what_counts_is_what_happens(name):
+    """The counting numbers leave the bytes that compiled code leaves, also after episodes that ended."""
+    steps = 150
+    done, states = work.played(name, steps, seed=5)
+    env = envs.make_vec(name, 1, seed=5, backend="serial")
+    env.reset()
+    env.single_action_space.seed(5)
+    for _ in range(steps):
+        env.step(np.asarray(env.single_action_space.sample())[None])
+    assert states.tobytes() == env.state.tobytes()
+    assert done.integers > 1
+
+
+def test_numbers_wrap_around_as_64_bits_do():
+    tally = work.Tally()
+    draw = {"key": np.uint64(2**63 + 12345), "draws": np.uint32(7)}
+    record = work.Record(np.array([tuple(draw.values())], [("key", "u8"), ("draws", "u4")]), tally)
+    found = work.counting(rng.bits64, tally)(record)
+    with np.errstate(over="ignore"):
+        expected = rng.mix64.py_func(draw["key"] + np.uint64(8) * rng.GAMMA)
+    assert work.plain(found) == int(expected)
+    assert tally.operations == {"integer": 1 + 2 + 8}  # the next draw; key + draw * GAMMA; mix64's three rounds
+
+
+def test_what_would_take_longest_is_the_roof():
+    done = work.Work(100.0, 0, 0, 0, 30.0, 60.0, 40.0)
+    # 1, 2 and 3 ns of what took 6
+    found = throughput.share_of_roof(done, 1 / 6e-9, bandwidth=100e9, flops=50e9, integers=10e9)
+    assert found == {"bound": "integers", "share": pytest.approx(0.5)}
+    found = throughput.share_of_roof(done, 1 / 6e-9, bandwidth=25e9, flops=50e9, integers=10e9)
+    assert found == {"bound": "bytes", "share": pytest.approx(4 / 6)}
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------
@@ -110,9 +189,9 @@ serve({{"env": env, "dqn": dqn}})
 
 def test_a_peer_that_fails_does_not_stop_the_rest(monkeypatch):
     systems = [System(name, (), dict.fromkeys(("env", "die"), peers.DEFAULT)) for name in ("rlsys", "sb3")]
-    work = [Work("env 4", "env", {"num_envs": 4}, ("rlsys", "sb3")), Work("x", "die", {"num_envs": 4}, ("sb3",))]
+    asked = [Work("env 4", "env", {"num_envs": 4}, ("rlsys", "sb3")), Work("x", "die", {"num_envs": 4}, ("sb3",))]
     workers = {"rlsys": fake(), "sb3": fake(FAKE.replace("300", "60"))}
-    pieces = peers.summary(work, peers.run(work, systems, workers, rounds=2))["work"]
+    pieces = peers.summary(asked, peers.run(asked, systems, workers, rounds=2))["work"]
     for worker in workers.values():
         worker.stop()
     assert pieces["env 4"]["systems"]["sb3"]["default"] == {"rounds": [40.0, 40.0], "median": 40.0, "best": 40.0}
@@ -128,9 +207,9 @@ def test_a_way_that_is_far_behind_is_measured_once():
 
 def test_all_work_has_someone_to_do_it():
     systems = {"rlsys": peers.OURS} | {peer.name: peer.ways for peer in peers.PEERS}
-    for work in peers.WORK:
-        assert all(work.kind in systems[name] for name in work.systems)
-    assert {name for work in peers.WORK for name in work.systems} == set(systems) == set(chart.LABELS)
+    for piece in peers.WORK:
+        assert all(piece.kind in systems[name] for name in piece.systems)
+    assert {name for piece in peers.WORK for name in piece.systems} == set(systems) == set(chart.LABELS)
 
 
 # -- the report --------------------------------------------------------------------------------------------------------
@@ -176,12 +255,51 @@ PEERS = {
     },
 }
 THROUGHPUT = {
+    "scale": {
+        "machine": MACHINE,
+        "roof_flops": {"1 thread": 100e9},
+        "env_only": {"1024": {"1 thread": 98_765_432.0, "gymnasium": 12_345_678.0}},
+        "rollout": {"1024": {"1 thread": 4_321_000.0}},
+        "training": {"1024": {"native, 1 thread": 432_100.0, "torch, 1 thread": 123_400.0}},
+        "share_of_roof": {"1024": {"1 thread": 0.456}},
+    },
+    "sims": {
+        "machine": MACHINE,
+        "rounds": 7,
+        "num_envs": 1024,
+        "roof": {"flops": 250e9, "integers": 90e9, "bandwidth": {"32768": 120e9, "131072": 80e9}},
+        "sims": {
+            "snake": {
+                "steps_per_second": 12_345_678.0,
+                "work": {
+                    "bytes": 1250.4,
+                    "flops": 1.0,
+                    "divisions": 0.0,
+                    "roots": 1.0,
+                    "functions": 2.2,
+                    "integers": 186.0,
+                },
+                "share": 0.152,
+                "bound": "bytes",
+                "frames_per_second": 234.5,
+            }
+        },
+    },
+}
+GAMES = {
     "machine": MACHINE,
-    "roof_flops": {"1 thread": 100e9},
-    "env_only": {"1024": {"1 thread": 98_765_432.0, "gymnasium": 12_345_678.0}},
-    "rollout": {"1024": {"1 thread": 4_321_000.0}},
-    "training": {"1024": {"native, 1 thread": 432_100.0, "torch, 1 thread": 123_400.0}},
-    "share_of_roof": {"1024": {"1 thread": 0.456}},
+    "rounds": 3,
+    "systems": {"rlsys": {"versions": {}, "error": None}, "puffer": {"versions": {}, "error": None}},
+    "work": {
+        "snake 1024": {
+            "kind": "snake",
+            "settings": {"num_envs": 1024},
+            "systems": {
+                "rlsys": {"1 thread": way(12_000_000.0)},
+                "puffer": {"a board each": way(5_000_000.0), "one board": {"error": "no compiler", "rounds": []}},
+            },
+        }
+    },
 }
 ENGINES = {
     "engines": {
@@ -225,6 +343,11 @@ def test_the_report_has_the_figures_of_the_files(tmp_path):
     assert "Not measured yet: throughput.json is missing (`make throughput`)." in page
     assert "| PPO | native and torch | 2 | 150.0, 140.0 | -12.3 to 56.8 | 0.43 |" in page
     assert "| 1,024 | 98.8 | 12.3 | 4,321 | 432 | 123 | 46% |" in "\n".join(report.scale(THROUGHPUT))
+    assert "| snake | 12.3 | 1,250 | 1 | 0 + 1 + 2 | 186 | 15% | bytes | 234 |" in "\n".join(report.sims(THROUGHPUT))
+    assert "| Snake, 1,024 | 12,000,000 | 5,000,000 | a board each | 2.4 |" in "\n".join(report.games(GAMES))
+    assert "| Snake, 1,024 | 12,000,000 | failed | one board | - |" in "\n".join(report.games(GAMES))
+    for section in (report.sims, report.scale):
+        assert section({}) == ["Not measured yet: throughput.json is missing (`make throughput`)."]
     assert report.page(page, data) == page  # writing it again changes nothing
 
 

@@ -1,5 +1,7 @@
 """rlsys, and the roof that its arithmetic stands under. The option `threads` is that of a run."""
 
+from functools import partial
+
 import numba
 import numpy as np
 import torch
@@ -23,12 +25,13 @@ def with_threads(threads: int, run: Run) -> Run:
     return limited
 
 
-def env(settings: dict, options: dict) -> Run:
+def env(sim: str, settings: dict, options: dict) -> Run:
     """Random actions, drawn beforehand."""
     n, threads = settings["num_envs"], options["threads"]
     numba.set_num_threads(threads)
-    vector = envs.make_vec("cartpole", n, seed=0, backend="serial" if threads == 1 else "parallel")
-    actions, calls = np.random.default_rng(0).integers(0, 2, (64, n)), max(20, 200_000 // n)
+    vector = envs.make_vec(sim, n, seed=0, backend="serial" if threads == 1 else "parallel")
+    choices = vector.single_action_space.n
+    actions, calls = np.random.default_rng(0).integers(0, choices, (64, n)), max(20, 200_000 // n)
     vector.reset(seed=0)
 
     def run() -> int:
@@ -97,4 +100,5 @@ def roof(settings: dict, options: dict) -> Run:
 
 
 if __name__ == "__main__":
-    serve({"env": env, "ppo": ppo, "dqn": dqn, "roof": roof})
+    sims = {"env": "cartpole", "snake": "snake", "breakout": "breakout"}
+    serve({**{kind: partial(env, sim) for kind, sim in sims.items()}, "ppo": ppo, "dqn": dqn, "roof": roof})
