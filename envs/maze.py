@@ -30,8 +30,8 @@ a random walk finds the goal in one level of six.
 **References**: the baseline sees the whole maze and goes the shortest way, so that it always reaches the goal: nobody can do
 better.
 
-**Source**: levels by randomised depth-first search; Trémaux's rule in Lucas, "Récréations mathématiques", 1882; protocol of Cobbe et al., "Leveraging procedural generation to
-benchmark reinforcement learning", ICML 2020.
+**Source**: levels by randomised depth-first search; Trémaux's rule in Lucas, "Récréations mathématiques", 1882; protocol of
+Cobbe et al., "Leveraging procedural generation to benchmark reinforcement learning", ICML 2020.
 """
 
 from collections import deque
