@@ -33,10 +33,10 @@ def dark_style() -> str:
     return "@media (prefers-color-scheme:dark){" + "".join(rules) + "}"
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers in [low, high]."""
     step = 10.0 ** math.floor(math.log10((high - low) / count))
-    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= count + 0.5)
+    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= count + 1)
     return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 

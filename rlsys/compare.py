@@ -321,7 +321,11 @@ def _on_task(cell: list[tuple[Logged, float]], tag: str) -> OnTask:
 
 
 def _curve(series: Sequence[readers.Series]) -> Curve:
-    """The runs' points on straight lines at common steps, from where all have begun to where the first one ends."""
+    """The runs' points on straight lines at common steps, from where all have begun to where the first one ends.
+
+    Points that are no number are passed over: sorted, they would count as the best.
+    """
+    series = [readers.Series(s.steps[np.isfinite(s.values)], s.values[np.isfinite(s.values)]) for s in series]
     series = [s for s in series if len(s.steps)]
     start, end = max((s.steps[0] for s in series), default=1), min((s.steps[-1] for s in series), default=0)
     if start > end:

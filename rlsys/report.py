@@ -234,12 +234,13 @@ def html(c: Comparison, drawn: dict[str, Picture]) -> str:
     parts = [f"<h1>Comparison</h1><p>{escape(', '.join(c.groups))}<br>Compared by: {escape(c.value)}.</p>"]
     if c.notes:
         parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in c.notes) + "</ul>")
-    for title, rows in tables(c).items():
-        parts.append(f"<h2>{escape(title)}</h2>{_html_table(rows)}")
+    shown = [f"<h2>{escape(title)}</h2>{_html_table(rows)}" for title, rows in tables(c).items()]
+    parts += shown[len(c.tasks) :][::-1]  # the verdict first, each task's returns last
     for title, picture in drawn.items():
         parts.append(
             f"<h2>{escape(title)}</h2><p>{escape(ABOUT[title])}</p><figure>{picture.svg(alone=False)}</figure>"
         )
+    parts += shown[: len(c.tasks)]
     style = (
         f"body{{font:15px/1.5 {FONT};max-width:{WIDTH}px;margin:32px auto;padding:0 24px;background:#fff;color:#1f2328}}"
         "h1{font-size:26px;margin:0}h2{font-size:18px;margin:36px 0 6px}p,li{color:#636c76;margin:4px 0}"

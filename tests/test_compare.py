@@ -215,6 +215,15 @@ def test_a_run_that_ends_with_nan_is_left_out_and_named(tmp_path):
     assert any(str(bad) in note and "NaN" in note for note in found.notes)
 
 
+def test_a_point_that_is_no_number_does_not_count_as_the_best(tmp_path):
+    for seed in range(4):
+        middle = None if seed == 0 else 10.0 * seed
+        write_run(tmp_path, seed=seed, points=[(1000, 0.0), (2000, middle), (3000, 100.0)])
+    curve = compare([str(tmp_path)]).tasks["cartpole"]["ppo"].curve
+    assert curve.steps.tolist() == [1000, 2000, 3000]
+    assert curve.iqm.tolist() == [0.0, 25.0, 100.0]  # of 10, 20, 30 and, between its neighbours, 50
+
+
 def test_one_seed_gets_no_interval_and_no_verdict(tmp_path):
     write_sweep(tmp_path, {1e-3: [400.0], 3e-4: [100.0, 110.0]})
     found = compare([str(tmp_path)])
@@ -300,7 +309,8 @@ def test_a_picture_puts_values_where_its_axes_say():
         element.text for element in ET.fromstring(picture.svg()).iter() if element.text and "<" not in element.text
     ]
     assert {"0", "5", "10", "-1", "1"} <= set(words)
-    assert chart.nice_ticks(0.0, 500_000.0) == [0.0, 200_000.0, 400_000.0]
+    assert chart.nice_ticks(0.0, 500_000.0) == [0.0, 100_000.0, 200_000.0, 300_000.0, 400_000.0, 500_000.0]
+    assert chart.nice_ticks(-0.3, 0.9) == [-0.2, 0.0, 0.2, 0.4, 0.6, 0.8]
     assert [chart.short(x) for x in (1_500_000.0, 200_000.0, -8.0, 0.25)] == ["1.5M", "200k", "-8", "0.25"]
 
 
