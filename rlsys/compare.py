@@ -253,11 +253,15 @@ def _task_keys(run: Logged) -> dict[str, str]:
 
 def _task_names(runs: list[Logged]) -> dict[int, str]:
     """The task of each run (by its id()): the env's name, and what differs between envs of one name."""
+    keys = {id(run): _task_keys(run) for run in runs if run.env is not None}
+    varying = {
+        task: _varying([keys[id(run)] for run in runs if run.task == task and id(run) in keys])
+        for task in {run.task for run in runs}
+    }
     names = {}
     for run in runs:
-        same = [_task_keys(other) for other in runs if other.task == run.task and other.env is not None]
-        keys = _task_keys(run) if run.env is not None else {}
-        differing = [f"{key.removeprefix('env.')}={keys.get(key, 'default')}" for key in _varying(same) if keys]
+        own = keys.get(id(run), {})
+        differing = [f"{key.removeprefix('env.')}={own.get(key, 'default')}" for key in varying[run.task] if own]
         names[id(run)] = " ".join([run.task, *differing])
     return names
 
@@ -277,15 +281,17 @@ def _group_names(runs: list[Logged], by: Sequence[str]) -> dict[int, str]:
             id(run): ", ".join(run.agent if key == "agent" else f"{key}={run.keys.get(key, 'default')}" for key in by)
             for run in runs
         }
-    varying: dict[str, set[str]] = {}  # by agent
+    alike: dict[tuple[str, str], list[dict[str, str]]] = {}
     for run in runs:
-        alike = [settings[id(other)] for other in runs if (other.task, other.agent) == (run.task, run.agent)]
-        varying.setdefault(run.agent, set()).update(_varying(alike))
+        alike.setdefault((run.task, run.agent), []).append(settings[id(run)])
+    varying: dict[str, set[str]] = {}  # by agent
+    for (_, agent), found in alike.items():
+        varying.setdefault(agent, set()).update(_varying(found))
     names = {}
     for run in runs:
         differing = [f"{key}={settings[id(run)].get(key, 'default')}" for key in sorted(varying[run.agent])]
-        agent = [run.agent] if len(varying) > 1 or not differing else []
-        names[id(run)] = ", ".join([*agent, *differing])
+        who = [run.agent] if len(varying) > 1 or not differing else []
+        names[id(run)] = ", ".join([*who, *differing])
     return names
 
 

@@ -58,6 +58,10 @@ BOOKKEEPING |= {
 HOW_ENVS_ARE_RUN = {"backend", "vectorization"}
 
 
+class LogError(ValueError):
+    """A file that is not what its name says."""
+
+
 @dataclass(frozen=True)
 class Series:
     """Values of one metric at increasing environment steps; NaN where the run logged that there is none."""
@@ -99,7 +103,11 @@ def read(pattern: str, task: str | None = None) -> tuple[list[Logged], list[str]
             notes.append(f"{run.folder} cannot be read and is left out: {error}")
     inside = {run.folder for run in ours}
     for path in _foreign_folders(pattern, inside):
-        logged = _foreign(path, task)
+        try:
+            logged = _foreign(path, task)
+        except LogError as error:
+            notes.append(f"{path} cannot be read and is left out: {error}")
+            continue
         if logged.series:
             found.append(logged)
     if not found and not notes:
@@ -226,7 +234,7 @@ def _monitor(paths: list[Path]) -> tuple[Series, list[str]]:
                     if None not in row.values():  # the last one may be cut short
                         episodes.append((head["t_start"] + float(row["t"]), int(row["l"]), float(row["r"])))
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} is not a monitor file of stable-baselines3: {error!r}") from None
+                raise LogError(f"{path} is not a monitor file of stable-baselines3: {error!r}") from None
             if head.get("env_id") not in (None, "None"):
                 env_ids.append(head["env_id"])
     episodes.sort()
@@ -242,7 +250,7 @@ def _evaluations(path: Path) -> Series:
         with np.load(path, allow_pickle=False) as data:
             return _series(list(zip(data["timesteps"].tolist(), data["results"].mean(axis=1).tolist(), strict=True)))
     except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an evaluations.npz of stable-baselines3: {error}") from None
+        raise LogError(f"{path} is not an evaluations.npz of stable-baselines3: {error}") from None
 
 
 # -- scales --------------------------------------------------------------------------------------------------------------

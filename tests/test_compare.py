@@ -122,8 +122,11 @@ def test_monitors_of_several_envs_are_one_run_in_the_order_in_which_episodes_end
 
 def test_nothing_in_an_npz_is_unpickled(tmp_path):
     np.savez(tmp_path / "evaluations.npz", timesteps=np.array([1]), results=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ValueError, match=r"evaluations.npz is not an evaluations.npz.*allow_pickle"):
-        readers.read(str(tmp_path))
+    found, (note,) = readers.read(str(tmp_path))
+    assert found == []
+    assert re.search(r"evaluations.npz is not an evaluations.npz.*allow_pickle", note)
+    with pytest.raises(CompareError, match="none of the runs can be read"):
+        compare([str(tmp_path)])
 
 
 def test_our_own_event_files_can_be_read_too(tmp_path):
@@ -308,7 +311,7 @@ def test_a_picture_puts_values_where_its_axes_say():
     words = [
         element.text for element in ET.fromstring(picture.svg()).iter() if element.text and "<" not in element.text
     ]
-    assert {"0", "5", "10", "-1", "1"} <= set(words)
+    assert {"0", "4", "10", "-1", "1"} <= set(words)
     assert chart.nice_ticks(0.0, 500_000.0) == [0.0, 100_000.0, 200_000.0, 300_000.0, 400_000.0, 500_000.0]
     assert chart.nice_ticks(-0.3, 0.9) == [-0.2, 0.0, 0.2, 0.4, 0.6, 0.8]
     assert [chart.short(x) for x in (1_500_000.0, 200_000.0, -8.0, 0.25)] == ["1.5M", "200k", "-8", "0.25"]
