@@ -177,11 +177,9 @@ def compare(
         thresholds = np.linspace(min(0.0, every_score.min()), max(1.0, every_score.max()), 101)
         profiles = {group: _profile(scores[group], thresholds) for group in groups}
     against = {g: _against(scores[g], scores[base]) for g in groups if g != base} if compared else {}
-    value = (
-        "test score at the end" if use_test else tag + (f" at step {at:,}" if at is not None else ", the last value")
-    )
+    what = "test score at the end" if use_test else tag + (f" at step {at:,}" if at is not None else ", the last value")
     return Comparison(
-        value,
+        what,
         unit,
         tasks,
         groups,

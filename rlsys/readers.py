@@ -173,7 +173,9 @@ def _series(points: list[tuple[int, float]]) -> Series:
 
 def _foreign(path: Path, task: str | None) -> Logged:
     """A folder with logs of SB3 or CleanRL; its name tells what they do not."""
-    series, settings, env_ids = {}, {}, []
+    series: dict[str, Series] = {}
+    settings: dict[str, str] = {}
+    env_ids: list[str] = []
     monitors = sorted(path.glob("*monitor.csv"))
     if monitors:
         series[TRAIN], env_ids = _monitor(monitors)
