@@ -1,27 +1,22 @@
-"""The picture of peers.json, as SVG: training on the left, the env alone on the right, both on logarithmic scales.
-
-Drawn by hand, so that it needs no library, is sharp at any size, and is the same file from the same figures. The colours are
-Okabe and Ito's, which can be told apart with any kind of colour vision.
-"""
+"""The picture of peers.json, as SVG: training on the left, the env alone on the right, both on logarithmic scales."""
 
 import math
-from collections.abc import Iterator
-from html import escape
 from typing import Any
 
 from peers import fastest
 
+from rlsys.chart import Picture
+
 LABELS = {
-    "rlsys": ("rlsys", "#0072B2"),
-    "rejax": ("rejax (JAX)", "#009E73"),
-    "sb3": ("stable-baselines3", "#E69F00"),
-    "gymnax": ("gymnax (JAX)", "#56B4E9"),
-    "gymnasium": ("Gymnasium", "#CC79A7"),
-    "envpool": ("EnvPool", "#D55E00"),
-    "c": ("a plain C kernel", "#999999"),
-    "puffer": ("PufferLib (C)", "#F0E442"),
+    "rlsys": ("rlsys", "series0"),
+    "rejax": ("rejax (JAX)", "series2"),
+    "sb3": ("stable-baselines3", "series4"),
+    "gymnax": ("gymnax (JAX)", "series5"),
+    "gymnasium": ("Gymnasium", "series3"),
+    "envpool": ("EnvPool", "series1"),
+    "c": ("a plain C kernel", "series7"),
+    "puffer": ("PufferLib (C)", "series6"),
 }
-INK, MUTED, GRID = "#1f2328", "#636c76", "#e6e8eb"
 WIDTH, TOP = 1120, 112
 BAR, GAP, GROUP_GAP = 15, 3, 20
 LEFT, LEFT_END = 204, 640  # the bars
@@ -37,19 +32,6 @@ def short(rate: float) -> str:
 def binary(n: int) -> str:
     """1, 64, 4 k: a k is 1024."""
     return f"{n // 1024} k" if n >= 1024 and n % 1024 == 0 else f"{n:,}"
-
-
-def text(
-    x: float, y: float, words: str, *, size: int = 13, fill: str = INK, anchor: str = "start", bold: int = 400
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{fill}" text-anchor="{anchor}" font-weight="{bold}">'
-        f"{escape(words)}</text>"
-    )
-
-
-def line(x1: float, y1: float, x2: float, y2: float, stroke: str = GRID) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{stroke}"/>'
 
 
 class LogScale:
@@ -79,37 +61,37 @@ def label(entry: dict[str, Any]) -> list[str]:
     return [name, details, *([entry["note"]] if entry.get("note") else [])]
 
 
-def bars(entries: list[dict[str, Any]]) -> tuple[list[str], float]:
-    """Training: a group of bars for each piece of work, and where the last one ends."""
+def bars(picture: Picture, entries: list[dict[str, Any]]) -> float:
+    """Training: a group of bars for each piece of work; returns where the last one ends."""
     groups = [{name: fastest(figures) for name, figures in entry["systems"].items()} for entry in entries]
     scale = LogScale([rate for group in groups for rate in group.values() if rate], LEFT, LEFT_END)
-    parts, y = [], float(TOP)
-    for entry, group in zip(entries, groups, strict=True):
-        rates = {name: group[name] for name in LABELS if group.get(name)}
-        height = len(rates) * (BAR + GAP) - GAP
+    drawn = [{name: group[name] for name in LABELS if group.get(name)} for group in groups]
+    height = [len(rates) * (BAR + GAP) - GAP for rates in drawn]
+    bottom = TOP + sum(height) + (len(drawn) - 1) * GROUP_GAP + 8.0
+    for tick in scale.ticks():
+        picture.line([(scale(tick), TOP - 8), (scale(tick), bottom)], "grid")
+        picture.text(scale(tick), bottom + 17, short(tick), role="muted", anchor="middle")
+    y = float(TOP)
+    for entry, rates, high in zip(entries, drawn, height, strict=True):
         name, *details = label(entry)
-        baseline = y + height / 2 + 5 - 7 * len(details)
-        parts.append(text(LEFT - 14, baseline, name, anchor="end", bold=600))
+        baseline = y + high / 2 + 5 - 7 * len(details)
+        picture.text(LEFT - 14, baseline, name, size=13, anchor="end", bold=True)
         for i, words in enumerate(details, 1):
-            parts.append(text(LEFT - 14, baseline + 14 * i, words, anchor="end", size=11, fill=MUTED))
+            picture.text(LEFT - 14, baseline + 14 * i, words, anchor="end", size=11, role="muted")
         for system, rate in rates.items():
-            end, ours = scale(rate), group.get("rlsys")
-            parts.append(
-                f'<rect x="{LEFT}" y="{y:.1f}" width="{end - LEFT:.1f}" height="{BAR}" rx="2" fill="{LABELS[system][1]}"/>'
-            )
-            parts.append(text(end + 6, y + BAR - 3, short(rate), size=12, bold=600 if system == "rlsys" else 400))
+            end, ours = scale(rate), rates.get("rlsys")
+            picture.area([(LEFT, y), (end, y), (end, y + BAR), (LEFT, y + BAR)], LABELS[system][1])
+            picture.text(end + 6, y + BAR - 3, short(rate), bold=system == "rlsys")
             if system != "rlsys" and ours:
                 x = end + 12 + 6.6 * len(short(rate))
-                parts.append(text(x, y + BAR - 3, f"rlsys {ours / rate:.1f}×", size=11, fill=MUTED))
+                picture.text(x, y + BAR - 3, f"rlsys {ours / rate:.1f}×", size=11, role="muted")
             y += BAR + GAP
         y += GROUP_GAP - GAP
-    bottom = y - GROUP_GAP + 8
-    grid = [line(scale(tick), TOP - 8, scale(tick), bottom) for tick in scale.ticks()]
-    axis = [text(scale(t), bottom + 17, short(t), size=12, fill=MUTED, anchor="middle") for t in scale.ticks()]
-    return [*grid, *parts, line(LEFT, TOP - 8, LEFT, bottom, MUTED), *axis], bottom
+    picture.line([(LEFT, TOP - 8), (LEFT, bottom)], "muted")
+    return bottom
 
 
-def lines(entries: list[dict[str, Any]], bottom: float) -> list[str]:
+def lines(picture: Picture, entries: list[dict[str, Any]], bottom: float) -> None:
     """The env alone: steps a second over the number of envs, a line for each system."""
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in LABELS}
     for entry in sorted(entries, key=lambda entry: entry["settings"]["num_envs"]):
@@ -123,23 +105,21 @@ def lines(entries: list[dict[str, Any]], bottom: float) -> list[str]:
     def x_of(n: int) -> float:
         return RIGHT + (RIGHT_END - RIGHT) * math.log(n / sizes[0]) / max(math.log(sizes[-1] / sizes[0]), 1e-9)
 
-    parts = [line(RIGHT, y_scale(tick), RIGHT_END, y_scale(tick)) for tick in y_scale.ticks()]
-    parts += [text(RIGHT - 10, y_scale(t) + 4, short(t), size=12, fill=MUTED, anchor="end") for t in y_scale.ticks()]
-    parts += [text(x_of(n), bottom + 17, binary(n), size=12, fill=MUTED, anchor="middle") for n in sizes]
+    for tick in y_scale.ticks():
+        picture.line([(RIGHT, y_scale(tick)), (RIGHT_END, y_scale(tick))], "grid")
+        picture.text(RIGHT - 10, y_scale(tick) + 4, short(tick), role="muted", anchor="end")
+    for n in sizes:
+        picture.text(x_of(n), bottom + 17, binary(n), role="muted", anchor="middle")
     for name, along in reversed(drawn.items()):  # rlsys on top
-        colour, width = LABELS[name][1], 3 if name == "rlsys" else 2
-        path = " ".join(f"{x_of(n):.1f},{y_scale(rate):.1f}" for n, rate in along)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>')
-        parts += [
-            f'<circle cx="{x_of(n):.1f}" cy="{y_scale(rate):.1f}" r="3.5" fill="{colour}" stroke="#fff"/>'
-            for n, rate in along
-        ]
+        places = [(x_of(n), y_scale(rate)) for n, rate in along]
+        picture.line(places, LABELS[name][1], 3 if name == "rlsys" else 2)
+        for x, y in places:
+            picture.dot(x, y, LABELS[name][1], 3.5)
     ends = {name: y_scale(along[-1][1]) for name, along in drawn.items()}
     for name, y in spread(ends, 32.0).items():
-        title, colour = LABELS[name]
-        parts.append(text(RIGHT_END + 12, y, title, size=12, fill=colour, bold=600))
-        parts.append(text(RIGHT_END + 12, y + 14, f"{short(drawn[name][-1][1])}", size=11, fill=MUTED))
-    return parts
+        title, role = LABELS[name]
+        picture.text(RIGHT_END + 12, y, title, role=role, bold=True)
+        picture.text(RIGHT_END + 12, y + 14, short(drawn[name][-1][1]), size=11, role="muted")
 
 
 def spread(places: dict[str, float], distance: float) -> dict[str, float]:
@@ -151,13 +131,13 @@ def spread(places: dict[str, float], distance: float) -> dict[str, float]:
     return spaced
 
 
-def legend(names: list[str]) -> Iterator[str]:
+def legend(picture: Picture, names: list[str]) -> None:
     """The systems of the bars, in a row."""
-    x = float(LEFT)
+    x, y = float(LEFT), TOP - 36.0
     for name in names:
-        title, colour = LABELS[name]
-        yield f'<rect x="{x:.1f}" y="{TOP - 36}" width="11" height="11" rx="2" fill="{colour}"/>'
-        yield text(x + 17, TOP - 26, title, size=12, bold=600 if name == "rlsys" else 400)
+        title, role = LABELS[name]
+        picture.area([(x, y), (x + 11, y), (x + 11, y + 11), (x, y + 11)], role)
+        picture.text(x + 17, y + 10, title, bold=name == "rlsys")
         x += 17 + 7.0 * len(title) + 20
 
 
@@ -166,32 +146,19 @@ def svg(results: dict[str, Any], caption: str) -> str:
     entries = list(results["work"].values())
     training = [e for e in entries if e["kind"] in ("ppo", "dqn") and any(map(fastest, e["systems"].values()))]
     alone = [e for e in entries if e["kind"] == "env" and any(map(fastest, e["systems"].values()))]
-    parts, bottom = [], TOP + 300.0
+    picture, bottom = Picture(WIDTH, 0), TOP + 300.0
     if training:
-        drawn, bottom = bars(training)
         names = [name for name in LABELS if any(fastest(e["systems"].get(name, {})) for e in training)]
-        parts += [text(24, 36, "Training on CartPole", size=19, bold=600)]
-        parts += [
-            text(
-                24,
-                56,
-                "environment steps a second, learning included; in grey: how many times as fast rlsys is",
-                fill=MUTED,
-            )
-        ]
-        parts += [*legend(names), *drawn]
+        words = "environment steps a second, learning included; in grey: how many times as fast rlsys is"
+        picture.text(24, 36, "Training on CartPole", size=19, bold=True)
+        picture.text(24, 56, words, size=13, role="muted")
+        legend(picture, names)
+        bottom = bars(picture, training)
     if alone:
-        parts += [text(RIGHT - 48, 36, "CartPole alone", size=19, bold=600)]
-        parts += [text(RIGHT - 48, 56, "steps a second with random actions, by number of envs", fill=MUTED)]
-        parts += lines(alone, bottom)
-    height = bottom + 56
-    parts.append(text(24, height - 14, caption, size=11, fill=MUTED))
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}"'
-            ' font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif">',
-            f'<rect width="{WIDTH}" height="{height:.0f}" rx="8" fill="#ffffff"/>',
-            *parts,
-            "</svg>\n",
-        ]
-    )
+        picture.text(RIGHT - 48, 36, "CartPole alone", size=19, bold=True)
+        words = "steps a second with random actions, by number of envs"
+        picture.text(RIGHT - 48, 56, words, size=13, role="muted")
+        lines(picture, alone, bottom)
+    picture.height = bottom + 56
+    picture.text(24, picture.height - 14, caption, size=11, role="muted")
+    return picture.svg()

@@ -36,6 +36,7 @@ usage: rlsys VERB [arguments]
   replay RUN              record GIF and MP4, or --terminal to watch here
   tune-speed [key=value ...]  which num_envs, threads, engine and device are fastest here
   runs                    the runs there are: score, speed, status
+  compare RUN...          groups of runs over seeds: curves, intervals, who is better, how many seeds settle it
   envs [NAME]             what can be trained on; --check runs every check of a sim, yours (module:SIM) too
   board [RUN]             TensorBoard
 
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "eval": evaluate, "replay": replay, "runs": runs, "envs": envs, "board": board}
-    verbs["tune-speed"] = tune_speed
+    verbs |= {"tune-speed": tune_speed, "compare": compare}
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return OK if argv else USAGE
@@ -132,6 +133,7 @@ def code_of(error: Exception) -> int | None:
     codes = {
         "ConfigError": USAGE,
         "CheckpointError": USAGE,
+        "CompareError": USAGE,
         "EnvError": FAILED,
         "NonFiniteError": FAILED,
         "RunLocked": LOCKED,
@@ -687,6 +689,41 @@ def shown_run(row: dict[str, Any]) -> dict[str, str]:
         "steps/s": number("steps_per_second", "{:,.0f}"),
         "score": number("score", "{:.1f}"),
     }
+
+
+def compare(argv: list[str]) -> int:
+    made = parser("compare", "Compare groups of runs; runs that differ by nothing but the seed are a group.")
+    made.add_argument(
+        "runs", nargs="+", metavar="RUN", help="runs of rlsys, logs of SB3 or CleanRL: folder, glob, `latest`"
+    )
+    made.add_argument(
+        "--by", action="append", default=[], metavar="KEY", help="group by this key, or `agent`, not by all that differ"
+    )
+    made.add_argument("--baseline", metavar="GROUP", help="what the others are compared with (default: the first)")
+    made.add_argument("--metric", metavar="TAG", help="default: test score, else evaluations, else training returns")
+    made.add_argument("--at", type=whole(0, 10**12), metavar="STEP", help="compare at this step instead of at the end")
+    made.add_argument("--task", metavar="NAME", help="what runs were trained on whose logs do not say")
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="write compare.html, and the pictures as SVG and PNG")
+    made.add_argument("--json", action="store_true", help="print JSON")
+    args = made.parse_args(argv)
+
+    from rlsys import compare, report
+
+    found = compare.compare(
+        args.runs, by=args.by, baseline=args.baseline, metric=args.metric, at=args.at, task=args.task
+    )
+    paths = report.write(found, args.out) if args.out else []
+    if args.json:
+        print(compare.to_text(found))
+        return OK
+    print(f"compared by: {found.value}\n")
+    for title, rows in report.tables(found).items():
+        table(title, rows)
+    for note in found.notes:
+        print(f"- {note}")
+    if paths:
+        print(paths[0])
+    return OK
 
 
 def envs(argv: list[str]) -> int:

@@ -13,6 +13,7 @@ import difflib
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import time
@@ -183,6 +184,37 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for row, _ in _lines(Path(folder) / METRICS_FILE):
         rows.setdefault(row["step"], {}).update(row)
     return list(rows.values())
+
+
+def read_events(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, str]]:
+    """What the TensorBoard event files right in `folder` hold, whoever wrote them: scalars and texts, by tag.
+
+    Scalars are (step, value) in the order written, texts the last of their tag. What a resumed run wrote anew counts once. A
+    file that is cut short, or none at all, is read as far as it goes.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, TENSORS, EventAccumulator
+
+    with _no_messages_of("tensorboard"):
+        events = EventAccumulator(str(folder), size_guidance={SCALARS: 0, TENSORS: 0})  # 0: all
+        events.Reload()
+    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()[SCALARS]}
+    texts = {}
+    for tag in events.Tags()[TENSORS]:
+        strings = events.Tensors(tag)[-1].tensor_proto.string_val
+        if strings:
+            texts[tag.removesuffix("/text_summary")] = strings[0].decode(errors="replace")
+    return scalars, texts
+
+
+@contextlib.contextmanager
+def _no_messages_of(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def metrics_page() -> str:

@@ -7,7 +7,7 @@ from scipy import stats
 
 from envs.engine.vector import SimVectorEnv
 from rlsys.config import GymnasiumConfig, SimConfig
-from rlsys.evaluate import Report, bootstrap_interval, evaluate, final_report, held_out, iqm
+from rlsys.evaluate import Report, evaluate, final_report, held_out
 from rlsys.policy import Policy, PolicySpec
 from rlsys.torchenv import Scale, TorchEnv, has_levels, make_env, reward_threshold, score_scale
 
@@ -50,33 +50,6 @@ def test_a_gymnasium_env_is_evaluated_alike():
     a, b = (held_out(policy, config, 6, "test") for _ in range(2))
     assert a.returns.tolist() == b.returns.tolist()
     assert (a.returns == a.lengths).all()  # CartPole pays 1 a step
-
-
-def test_the_iqm_is_the_mean_of_the_middle_half():
-    assert iqm(np.array([0, 10, 20, 100])) == 15  # 0 and 100 go
-    assert iqm(np.array([3.0])) == 3
-    assert iqm(np.array([5, 1, 2, 90, 7])) == pytest.approx((2 + 5 + 7) / 3)  # 5 // 4 = 1 goes at each end
-    x = np.random.default_rng(0).normal(size=37)
-    assert iqm(x) == pytest.approx(stats.trim_mean(x, 0.25), abs=1e-12)
-
-
-def test_the_bootstrap_interval_of_the_mean_is_that_of_scipy():
-    x = np.random.default_rng(1).exponential(size=60)
-    low, high = bootstrap_interval(x, np.mean)
-    reference = stats.bootstrap((x,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(2))
-    assert low == pytest.approx(reference.confidence_interval.low, abs=0.02)
-    assert high == pytest.approx(reference.confidence_interval.high, abs=0.02)
-    assert bootstrap_interval(x, np.mean) == [low, high]
-    assert bootstrap_interval(np.full(5, 2.0), iqm) == [2.0, 2.0]
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(3)
-    inside = 0
-    for _ in range(200):
-        low, high = bootstrap_interval(rng.normal(1.0, 1.0, 30), np.mean)
-        inside += low <= 1.0 <= high
-    assert 0.88 <= inside / 200 <= 0.98
 
 
 def test_thresholds_come_from_the_envs_authors():

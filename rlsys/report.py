@@ -1,0 +1,263 @@
+"""A comparison as pictures and as one page of HTML that needs nothing from elsewhere."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlsys.chart import BAND, FONT, Axes, Picture, dark_style, series
+from rlsys.compare import Comparison, Estimate, to_text, verdict
+
+COLUMNS, WIDTH = 3, 1080
+LEFT, GAP, PANEL, TITLE = 64, 70, 190, 34  # of panels
+ROW = 26  # of a group in a chart of intervals
+
+ABOUT = {
+    "Learning curves": "Interquartile mean (IQM) of the returns over seeds: the mean without the lowest and highest quarter. "
+    "Bands: 95 % bootstrap intervals at each step. Between evaluations runs are straight lines; a curve ends where its first "
+    "run ends.",
+    "Every seed": "Each pale dot is the value of one run; the strong one is the IQM, the bar its 95 % bootstrap interval.",
+    "Over all tasks": "Scores: 0 is what random actions earn, 1 the best that is known. Median and mean are over tasks, of the "
+    "means over runs; the optimality gap is how far runs fall short of 1 on average (less is better). Bars: 95 % stratified "
+    "bootstrap intervals, in which the runs of each task are drawn anew.",
+    "Performance profile": "The share of runs that score more than what is on the x axis; higher is better. Bands: 95 % "
+    "bootstrap intervals.",
+    "Probability of improvement": "How probably a run of the group beats one of the baseline on the same task; 0.5: like a coin.",
+}
+
+
+def write(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write compare.html, compare.json and each picture as SVG and PNG; returns the paths, the page first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = pictures(comparison)
+    page, data = folder / "compare.html", folder / "compare.json"
+    page.write_text(html(comparison, drawn))
+    data.write_text(to_text(comparison) + "\n")
+    paths = [page, data]
+    for title, picture in drawn.items():
+        svg, png = (folder / f"{title.lower().replace(' ', '-')}.{ending}" for ending in ("svg", "png"))
+        svg.write_text(picture.svg())
+        picture.png(png)
+        paths += [svg, png]
+    return paths
+
+
+def pictures(c: Comparison) -> dict[str, Picture]:
+    """The pictures that there are numbers for, by title."""
+    drawn = {"Learning curves": _curves(c), "Every seed": _seeds(c)}
+    if c.aggregates:
+        drawn |= {"Over all tasks": _aggregates(c), "Performance profile": _profiles(c)}
+    if c.against:
+        drawn["Probability of improvement"] = _improvement(c)
+    return drawn
+
+
+def _legend(picture: Picture, groups: list[str]) -> float:
+    """The groups' names from the top, in rows; returns where it ends."""
+    x, y = float(LEFT), 20.0
+    for i, group in enumerate(groups):
+        wide = 30 + 7.0 * len(group)
+        if x > LEFT and x + wide > WIDTH - 20:
+            x, y = float(LEFT), y + 20
+        picture.line([(x, y - 4), (x + 16, y - 4)], series(i), 3)
+        picture.text(x + 22, y, group)
+        x += wide + 14
+    return y + 12
+
+
+def _legend_height(groups: list[str]) -> float:
+    return _legend(Picture(WIDTH, 1), groups)
+
+
+def _panel_width(count: int) -> float:
+    columns = min(count, COLUMNS)
+    return (WIDTH - LEFT - 24 - (columns - 1) * GAP) / columns
+
+
+def _curves(c: Comparison) -> Picture:
+    rows = -(-len(c.tasks) // COLUMNS)
+    top = _legend_height(c.groups)
+    each = TITLE + PANEL + 48
+    picture = Picture(WIDTH, top + rows * each)
+    _legend(picture, c.groups)
+    width = _panel_width(len(c.tasks))
+    for i, (task, cells) in enumerate(c.tasks.items()):
+        left, up = LEFT + (i % COLUMNS) * (width + GAP), top + (i // COLUMNS) * each + TITLE
+        curves = {group: cell.curve for group, cell in cells.items() if len(cell.curve.steps)}
+        bounds = np.concatenate([np.concatenate([k.iqm, k.low, k.high]) for k in curves.values()] or [np.zeros(1)])
+        bounds = bounds[np.isfinite(bounds)] if np.isfinite(bounds).any() else np.zeros(1)
+        pad = 0.05 * float(np.ptp(bounds))
+        end = max((float(k.steps[-1]) for k in curves.values()), default=1.0)
+        axes = Axes(picture, left, up, width, PANEL, (0.0, end), (float(bounds.min()) - pad, float(bounds.max()) + pad))
+        picture.text(left, up - 12, task, bold=True)
+        picture.text(left + width, up + PANEL + 32, "environment steps", size=11, role="muted", anchor="end")
+        for group, curve in curves.items():
+            role = series(c.groups.index(group))
+            band = axes.at(curve.steps, curve.low) + axes.at(curve.steps, curve.high)[::-1]
+            if band:
+                picture.area(band, role, BAND)
+        for group, curve in curves.items():
+            picture.line(axes.at(curve.steps, curve.iqm), series(c.groups.index(group)), 2)
+    return picture
+
+
+def _interval(picture: Picture, axes: Axes, y: float, found: Estimate, role: str) -> None:
+    if found.interval:
+        low, high = axes.x(found.interval[0]), axes.x(found.interval[1])
+        picture.area([(low, y - 5), (high, y - 5), (high, y + 5), (low, y + 5)], role, 0.35)
+    picture.dot(axes.x(found.value), y, role, 4.5)
+
+
+def _seeds(c: Comparison) -> Picture:
+    rows = -(-len(c.tasks) // COLUMNS)
+    top, inside = _legend_height(c.groups), ROW * len(c.groups)
+    each = TITLE + inside + 34
+    picture = Picture(WIDTH, top + rows * each)
+    _legend(picture, c.groups)
+    width = _panel_width(len(c.tasks))
+    for i, (task, cells) in enumerate(c.tasks.items()):
+        left, up = LEFT + (i % COLUMNS) * (width + GAP), top + (i // COLUMNS) * each + TITLE
+        values = np.concatenate([cell.values for cell in cells.values()])
+        pad = 0.05 * float(np.ptp(values))
+        axes = Axes(picture, left, up, width, inside, (float(values.min()) - pad, float(values.max()) + pad))
+        picture.text(left, up - 12, task, bold=True)
+        for group, cell in cells.items():
+            k = c.groups.index(group)
+            y = up + ROW * (k + 0.5)
+            for value in cell.values:
+                picture.dot(axes.x(value), y, series(k), 3.5, 0.45)
+            _interval(picture, axes, y, cell.iqm, series(k))
+    return picture
+
+
+def _aggregates(c: Comparison) -> Picture:
+    names = list(next(iter(c.aggregates.values())))
+    top, inside = _legend_height(c.groups), ROW * len(c.groups)
+    picture = Picture(WIDTH, top + TITLE + inside + 34)
+    _legend(picture, c.groups)
+    width = (WIDTH - LEFT - 24 - (len(names) - 1) * 36) / len(names)
+    for i, name in enumerate(names):
+        left, up = LEFT + i * (width + 36), top + TITLE
+        found = [c.aggregates[group][name] for group in c.groups]
+        ends = [end for one in found for end in (one.interval or [one.value])]
+        pad = 0.08 * (max(ends) - min(ends))
+        axes = Axes(picture, left, up, width, inside, (min(ends) - pad, max(ends) + pad))
+        picture.text(left, up - 12, name, bold=True)
+        for k, one in enumerate(found):
+            _interval(picture, axes, up + ROW * (k + 0.5), one, series(k))
+    return picture
+
+
+def _profiles(c: Comparison) -> Picture:
+    top = _legend_height(c.groups)
+    picture = Picture(WIDTH, top + 16 + 240 + 48)
+    _legend(picture, c.groups)
+    axes = Axes(
+        picture, LEFT, top + 16, WIDTH - LEFT - 24, 240, (float(c.thresholds[0]), float(c.thresholds[-1])), (0.0, 1.0)
+    )
+    picture.text(axes.right, axes.bottom + 34, "score", size=11, role="muted", anchor="end")
+    for k, group in enumerate(c.groups):
+        middle, low, high = c.profiles[group]
+        band = axes.at(c.thresholds, low) + axes.at(c.thresholds, high)[::-1]
+        if band:
+            picture.area(band, series(k), BAND)
+        picture.line(axes.at(c.thresholds, middle), series(k), 2)
+    return picture
+
+
+def _improvement(c: Comparison) -> Picture:
+    picture = Picture(WIDTH, 20 + ROW * len(c.against) + 34)
+    left = min(40 + 7.0 * max(map(len, c.against)), WIDTH / 2)
+    axes = Axes(picture, left, 16, WIDTH - left - 24, ROW * len(c.against), (0.0, 1.0))
+    picture.line([(axes.x(0.5), axes.top), (axes.x(0.5), axes.bottom)], "muted", 1.5)
+    for i, (group, against) in enumerate(c.against.items()):
+        y = 16 + ROW * (i + 0.5)
+        picture.text(left - 12, y + 4, group, anchor="end")
+        _interval(picture, axes, y, against.improvement, series(c.groups.index(group)))
+    return picture
+
+
+# -- tables, for the terminal and the page -------------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    """Four digits: 0.9132, 496.5, -4738."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def estimate(found: Estimate) -> str:
+    if found.interval is None:
+        return number(found.value)
+    return f"{number(found.value)} ({number(found.interval[0])} to {number(found.interval[1])})"
+
+
+def tables(c: Comparison) -> dict[str, list[dict[str, Any]]]:
+    """Everything in rows, by title."""
+    made = {
+        f"{task}: returns": [
+            {
+                "group": group,
+                "seeds": len(cell.values),
+                "IQM (95 % interval)": estimate(cell.iqm),
+                "mean (95 % interval)": estimate(cell.mean),
+                "lowest": number(float(cell.values.min())),
+                "highest": number(float(cell.values.max())),
+            }
+            for group, cell in cells.items()
+        ]
+        for task, cells in c.tasks.items()
+    }
+    if c.aggregates:
+        title = f"scores (0 random, 1 the best known) over {', '.join(c.compared)}"
+        made[title] = [
+            {"group": group, **{name: estimate(one) for name, one in found.items()}}
+            for group, found in c.aggregates.items()
+        ]
+    if c.against:
+        made[f"next to {c.baseline}"] = [
+            {
+                "group": group,
+                "probability of improvement": estimate(against.improvement),
+                f"mean {c.unit}, difference": ""
+                if against.difference is None
+                else estimate(Estimate(against.difference.value, against.difference.interval)),
+                "settled?": verdict(against),
+            }
+            for group, against in c.against.items()
+        ]
+    return made
+
+
+def html(c: Comparison, drawn: dict[str, Picture]) -> str:
+    """The page: pictures inline, no scripts, light and dark."""
+    parts = [f"<h1>Comparison</h1><p>{escape(', '.join(c.groups))}<br>Compared by: {escape(c.value)}.</p>"]
+    if c.notes:
+        parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in c.notes) + "</ul>")
+    shown = [f"<h2>{escape(title)}</h2>{_html_table(rows)}" for title, rows in tables(c).items()]
+    parts += shown[len(c.tasks) :][::-1]  # the verdict first, each task's returns last
+    for title, picture in drawn.items():
+        parts.append(
+            f"<h2>{escape(title)}</h2><p>{escape(ABOUT[title])}</p><figure>{picture.svg(alone=False)}</figure>"
+        )
+    parts += shown[: len(c.tasks)]
+    style = (
+        f"body{{font:15px/1.5 {FONT};max-width:{WIDTH}px;margin:32px auto;padding:0 24px;background:#fff;color:#1f2328}}"
+        "h1{font-size:26px;margin:0}h2{font-size:18px;margin:36px 0 6px}p,li{color:#636c76;margin:4px 0}"
+        "figure{margin:12px 0;overflow-x:auto}svg{max-width:100%;height:auto}"
+        "table{border-collapse:collapse;display:block;overflow-x:auto;font-variant-numeric:tabular-nums}"
+        "th,td{text-align:left;padding:5px 22px 5px 0;border-bottom:1px solid #e6e8eb}th{font-weight:600}"
+        "@media (prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}p,li{color:#9198a1}"
+        "th,td{border-color:#262c36}}" + dark_style()
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        '<meta name="viewport" content="width=device-width"><title>Comparison</title>'
+        f"<style>{style}</style></head><body>\n{chr(10).join(parts)}\n</body></html>\n"
+    )
+
+
+def _html_table(rows: list[dict[str, Any]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+    body = ["".join(f"<td>{escape(str(value))}</td>" for value in row.values()) for row in rows]
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
