@@ -50,6 +50,7 @@ SIMS = {
     "snake": "Snake-v0",
 }
 GROUP = "rlsys.sims"  # of entry points
+RESERVED = ("atari", "gymnasium")  # in a config they stand for what is no sim
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Declared:
 
     @property
     def has_proper_name(self) -> bool:
-        return self.name.isidentifier() and self.name != "gymnasium"  # which stands for all of its envs in a config
+        return self.name.isidentifier() and self.name not in RESERVED
 
     def load(self) -> "Sim":
         """Import it. ValueError, naming the package, if that fails or gives something else."""
@@ -74,7 +75,9 @@ class Declared:
 
         who = f"the sim {self.name!r} of the installed package {self.package} ({self.where})"
         if not self.has_proper_name:
-            raise ValueError(f"{who} needs another name for its entry point: letters, digits and _, and not gymnasium.")
+            raise ValueError(
+                f"{who} needs another name for its entry point: letters, digits and _, and none of {', '.join(RESERVED)}."
+            )
         try:
             sim = getattr(importlib.import_module(module), attribute)
         except Exception as error:  # somebody else's module may raise anything

@@ -6,7 +6,7 @@ Okabe and Ito's, which can be told apart with any kind of colour vision, and a l
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -171,7 +171,7 @@ class Axes:
     def y(self, value: float) -> float:
         return self.bottom - (value - self._y[0]) / (self._y[1] - self._y[0]) * (self.bottom - self.top)
 
-    def at(self, xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
+    def at(self, xs: Iterable[float], ys: Iterable[float]) -> list[tuple[float, float]]:
         """Places of the points that are numbers."""
         return [(self.x(x), self.y(y)) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
 
