@@ -24,6 +24,7 @@ LEVELS = {
     "rlsys.provenance": 1,
     "rlsys.torchenv": 2,
     "rlsys.checkpoint": 2,
+    "rlsys.events": 2,
     "rlsys.log": 2,
     "rlsys.folder": 2,
     "rlsys.agents": 3,
@@ -35,6 +36,7 @@ LEVELS = {
     "rlsys.agents.pqn": 3,
     "rlsys.agents.sb3": 3,
     "rlsys.evaluate": 3,
+    "rlsys.board": 4,
     "rlsys.replay": 4,
     "rlsys.run": 4,
     "rlsys.tune": 4,
@@ -46,7 +48,7 @@ LEVELS = {
 ONLY = {
     "hydra": {"rlsys.cli"},
     "stable_baselines3": {"rlsys.agents.sb3"},
-    "tensorboard": {"rlsys.log"},
+    "tensorboard": {"rlsys.events"},
     "safetensors": {"rlsys.checkpoint"},
     "omegaconf": {"rlsys.config", "rlsys.cli"},
 }
