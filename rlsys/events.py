@@ -155,16 +155,15 @@ def hparam_values(settings: Mapping[str, Any]) -> dict[str, Any]:
 def write_experiment(path: Path, sessions: list[dict[str, Any]], metrics: Mapping[str, str]) -> None:
     """An event file that says which columns the table of hyperparameters has for these runs' settings.
 
-    Settings that differ come first, and so are shown; of these, those that all runs have. metrics: {tag: name in the table}. TensorBoard reads one such file, the
-    first that it finds, for all runs: it belongs to a board, not to a run.
+    Those whose values differ come first, and so are shown. metrics: {tag: name in the table}. TensorBoard reads one such file,
+    the first that it finds, for all runs: it belongs to a board, not to a run.
     """
     values: dict[str, list[Any]] = {}
     for session in sessions:
         for key, value in hparam_values(session).items():
             values.setdefault(key, []).append(value)
-    infos = [_hparam_info(key, found, len(sessions)) for key, found in values.items()]
     experiment = Experiment(
-        hparam_infos=sorted(infos, key=lambda info: (not info.differs, len(values[info.name]) < len(sessions))),
+        hparam_infos=[_hparam_info(key, found) for key, found in values.items()],
         metric_infos=[MetricInfo(name=MetricName(tag=tag), display_name=name) for tag, name in metrics.items()],
     )
     summary = Summary(value=[_hparams_value(EXPERIMENT, experiment=experiment)])
@@ -199,13 +198,10 @@ def _chart(title: str, tags: Iterable[str]) -> Any:
     return Chart(title=title, multiline=MultilineChartContent(tag=[f"^{tag}$" for tag in tags]))
 
 
-def _hparam_info(key: str, values: list[Any], sessions: int) -> Any:
-    kinds = {
-        DATA_TYPE_BOOL if isinstance(v, bool) else DATA_TYPE_STRING if isinstance(v, str) else DATA_TYPE_FLOAT64
-        for v in values
-    }
+def _hparam_info(key: str, values: list[Any]) -> Any:
+    kinds = {{bool: DATA_TYPE_BOOL, str: DATA_TYPE_STRING}.get(type(value), DATA_TYPE_FLOAT64) for value in values}
     kind = kinds.pop() if len(kinds) == 1 else DATA_TYPE_STRING
-    info = HParamInfo(name=key, type=kind, differs=len(set(values)) > 1 or len(values) < sessions)
+    info = HParamInfo(name=key, type=kind, differs=len(set(values)) > 1)
     if kind == DATA_TYPE_FLOAT64:
         info.domain_interval.min_value, info.domain_interval.max_value = min(values), max(values)
     else:
