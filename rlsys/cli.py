@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -38,7 +39,7 @@ usage: rlsys VERB [arguments]
   runs                    the runs there are: score, speed, status
   compare RUN...          groups of runs over seeds: curves, intervals, who is better, how many seeds settle it
   envs [NAME]             what can be trained on; --check runs every check of a sim, yours (module:SIM) too
-  board [RUN]             TensorBoard
+  board [RUN ...]         TensorBoard
 
 RUN is a folder, a glob, or `latest`. `rlsys VERB --help` says more; --json prints tables as JSON.
 Examples:
@@ -980,20 +981,32 @@ def tune_speed(argv: list[str]) -> int:
 
 
 def board(argv: list[str]) -> int:
-    made = parser("board", "Start TensorBoard on runs/ or on one run.")
-    made.add_argument("run", nargs="?", default="runs", help="run folder, glob or `latest` (default: all in runs/)")
-    made.add_argument("--port", type=whole(0, 65535), default=6006, metavar="N", help="default: 6006")
+    made = parser("board", "Start TensorBoard on runs; those that begin later appear, too.")
+    made.add_argument(
+        "runs", nargs="*", default=["runs"], metavar="RUN", help="folder, glob or `latest` (default: all in runs/)"
+    )
+    made.add_argument(
+        "--port", type=whole(0, 65535), metavar="N", help="default: the first free one from 6006 on; 0: any"
+    )
+    made.add_argument("--host", default="localhost", help="0.0.0.0: for other machines, too (default: %(default)s)")
     args = made.parse_args(argv)
 
-    if args.run != "runs" and not Path(args.run).is_dir():
-        from rlsys.folder import find_one
+    from rlsys.board import Board
 
-        args.run = str(find_one(args.run).folder)
-    if not Path(args.run).is_dir():
-        raise UsageError(f"there is no folder {args.run!r}. Start a run first: rlsys train experiment=cartpole")
-    print(f"TensorBoard on {args.run}: http://localhost:{args.port}/  (Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", args.run, "--port", str(args.port)]
-    os.execv(sys.executable, command)
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    with contextlib.suppress(KeyboardInterrupt), Board(args.runs) as shown:
+        try:
+            address = shown.serve(args.host, args.port)
+        except OSError as error:
+            raise UsageError(str(error)) from None
+        count = len(shown.names)
+        print(f"TensorBoard on {count} run{'s' * (count != 1)}: {address}  (Ctrl-C ends it)", flush=True)
+        gc.enable()
+        shown.watch()
+    return OK
 
 
 # -- shared by the verbs -------------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ AGENTS: dict[str, type] = {"ppo": PPOConfig, "dqn": DQNConfig, "pqn": PQNConfig,
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Every `*_every` is in environment steps (over all envs); 0 is only at the end, but for `log_every`."""
+    """One run. Every `*_every` is in environment steps (over all envs); 0 is only at the end, where nothing else is said."""
 
     env: Any = field(default_factory=SimConfig)  # SimConfig | GymnasiumConfig | AtariConfig
     agent: Any = field(default_factory=PPOConfig)  # PPOConfig | DQNConfig | PQNConfig | SB3Config
@@ -207,13 +207,14 @@ class Config:
     threads: int | None = ranged(None, 1, 1024)  # that learn, on the CPU; null: by the size of the work
     run_dir: str = "runs"  # where the run gets its folder
     resume: str | None = None
-    log_every: int = ranged(0, 0)  # 0: each iteration
+    log_every: int = ranged(0, 0)  # 0: by the clock, each 300th of the time so far; 1: each iteration
     eval_every: int = ranged(50_000, 0)  # 0: only at the end
     eval_episodes: int = ranged(20, 1, 10**6)  # at each evaluation during training
     test_episodes: int = ranged(100, 1, 10**6)  # at the end, on seeds and levels used for nothing else
     save_every: int = ranged(100_000, 0)  # 0: only the best and the last
     keep_checkpoints: int = ranged(2, 1)  # the newest, and the best besides
-    replay_every: int = ranged(0, 0)  # 0: none but the last
+    replay_every: int = ranged(0, 0)  # 0: none but the last; TensorBoard shows them too
+    histograms_every: int = ranged(0, 0)  # of weights and actions, in TensorBoard; 0: never
     replay: bool = True  # leave a replay of the trained policy in the run folder
 
 
@@ -327,6 +328,15 @@ def unknown_key(key: str, known: list[str]) -> str:
 def to_data(config: Any) -> dict[str, Any]:
     """A Config as plain nested data."""
     return dataclasses.asdict(config)
+
+
+def flat(data: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested data by dotted keys, as they are typed: {"agent": {"gamma": 0.9}} is {"agent.gamma": 0.9}."""
+    leaves: dict[str, Any] = {}
+    for key, value in data.items():
+        inner = _join(path, str(key))
+        leaves |= flat(value, inner) if isinstance(value, dict) else {inner: value}
+    return leaves
 
 
 def to_yaml(config: Config) -> str:

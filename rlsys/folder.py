@@ -41,8 +41,22 @@ class Run:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    @property
+    def name(self) -> str:
+        """<env>/<agent>/<folder>."""
+        return "/".join(self.folder.resolve().parts[-3:])
+
     def config(self) -> Config:
         return config.load(self.folder / "config.yaml")
+
+    def settings(self) -> dict[str, Any]:
+        """config.yaml, flat and unchecked, fast enough for hundreds of runs; empty if it cannot be read."""
+        import yaml
+
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+            found = yaml.load((self.folder / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            return config.flat(found) if isinstance(found, dict) else {}
+        return {}
 
     def summary(self) -> dict[str, Any] | None:
         """The outcome, or None while there is none that can be read."""
@@ -110,6 +124,11 @@ def names(cfg: Config) -> tuple[str, str]:
     """What a run's env and agent are called in its folder's path."""
     env = cfg.env.name if isinstance(cfg.env, SimConfig) else cfg.env.id.rpartition(":")[2].replace("/", "-")
     return env, f"sb3-{cfg.agent.algo.lower()}" if cfg.agent.name == "sb3" else cfg.agent.name
+
+
+def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of flat settings those by which runs are compared: agent.*, env.*, num_envs and seed."""
+    return {k: v for k, v in settings.items() if k.startswith(("agent.", "env.")) or k in ("num_envs", "seed")}
 
 
 def label(cfg: Config) -> str:

@@ -5,19 +5,16 @@ Stable-Baselines3's, the x axis is environment steps.
 
 `metrics.jsonl` is the source of truth: one JSON object per `Log.write`, `{"step": 4096, "train/loss": 0.5, ...}`, NaN
 and infinity as null. An evaluation at the step of a rollout is a line of its own; `read_metrics` joins lines of equal
-step.
+step. TensorBoard has the same points (events.py).
 """
 
 import contextlib
 import difflib
-import io
 import itertools
 import json
-import logging
 import math
 import os
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,15 +25,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.summary.writer.record_writer import RecordWriter
+
+from rlsys.events import Appender, Events
 
 METRICS_FILE = "metrics.jsonl"
-FLOAT32_MAX = 3.4028234e38
 
 
 class Metric(NamedTuple):
@@ -45,8 +37,11 @@ class Metric(NamedTuple):
 
 
 METRICS: dict[str, Metric] = {
-    "rollout/ep_rew_mean": Metric("reward", "Mean return of the latest training episodes that ended, unscaled."),
-    "rollout/ep_len_mean": Metric("steps", "Mean length of the latest training episodes that ended."),
+    "rollout/ep_rew_mean": Metric(
+        "reward",
+        "Mean return of the training episodes that ended since the last point, of the last 100 if there are fewer; unscaled.",
+    ),
+    "rollout/ep_len_mean": Metric("steps", "Mean length of the same episodes."),
     "rollout/episodes": Metric("episodes", "Training episodes that have ended since the run began."),
     "rollout/exploration_rate": Metric("0..1", "Probability of a random action (epsilon of DQN and PQN)."),
     "time/fps": Metric("steps/s", "Environment steps a second, learning included."),
@@ -98,14 +93,67 @@ METRICS: dict[str, Metric] = {
     "eval/generalisation_gap": Metric(
         "reward", "The same minus its mean return on the test levels: how much worse it is on levels never seen."
     ),
+    "test/mean_reward": Metric("reward", "The score: mean return of the best policy on the test split, at the end."),
 }
+
+# What is known at the end of a run only, and is forgotten when it goes on.
+ONCE = frozenset({"eval/train_mean_reward", "eval/generalisation_gap", "test/mean_reward"})
+
+# TensorBoard's "Custom scalars": {group: {title of a chart: its tags}}. A run has the charts of which it has a tag.
+CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Learning": {
+        "return of training episodes": ("rollout/ep_rew_mean",),
+        "length of training episodes": ("rollout/ep_len_mean",),
+        "loss": ("train/loss", "train/actor_loss", "train/critic_loss", "train/policy_loss"),
+        "step size": ("train/learning_rate",),
+        "exploration": ("rollout/exploration_rate", "train/std", "train/ent_coef"),
+    },
+    "Evaluation": {
+        "return of evaluations": ("eval/mean_reward", "eval/iqm_reward"),
+        "score: 0 random, 1 best known": ("eval/score_normalised",),
+        "length of evaluations": ("eval/mean_ep_length",),
+        "test and training levels, at the end": ("test/mean_reward", "eval/train_mean_reward"),
+    },
+    "Speed": {
+        "steps a second": ("time/fps",),
+        "shares of the time": ("time/share_env", "time/share_policy", "time/share_learn", "time/share_idle"),
+    },
+    "Health": {
+        "entropy loss": ("train/entropy_loss",),
+        "change of the policy": ("train/approx_kl", "train/clip_fraction"),
+        "explained variance": ("train/explained_variance",),
+        "value loss": ("train/value_loss",),
+        "gradient norm": ("train/grad_norm",),
+        "q-values": ("train/q_values",),
+        "importance weight": ("train/importance_weight",),
+    },
+}
+
+
+class Pace:
+    """When a point is due by the clock: when a 300th of all the time so far has passed since the last.
+
+    So a curve is as fine in the first second of a run as in its last hour, and a day has some 3500 points, whatever the speed.
+    """
+
+    SHARE = 1 / 300
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def due(self, seconds: float) -> bool:
+        """Whether a point is due `seconds` after the run began. If so, the next one is reckoned from here."""
+        if seconds < self._next:
+            return False
+        self._next = seconds * (1.0 + self.SHARE)
+        return True
 
 
 class Log:
     """The metrics of one run, in `folder`, as `metrics.jsonl` and a TensorBoard event file.
 
-    resume_step: the step a run goes on from. What was logged after it is dropped, in both; earlier event files are not
-        touched: the new one tells TensorBoard to forget their later points. None starts a new log.
+    resume_step: the step a run goes on from. What was logged after it is dropped, in both, and so is what is known at the
+        end only (ONCE). None starts a new log.
 
     A disk that refuses a record costs that record and one warning, never the run. Raises FileExistsError if there is a
     log already and no `resume_step`: two runs must not mix.
@@ -116,14 +164,12 @@ class Log:
         if resume_step is None and (folder / METRICS_FILE).exists():
             raise FileExistsError(f"{folder / METRICS_FILE} is there already. Pass resume_step to go on with it.")
         self._step = resume_step or 0
-        self._lines = _Appender(folder / METRICS_FILE)
-        self._events = _Appender(_next_event_file(folder))
+        self._lines = Appender(folder / METRICS_FILE)
+        self._events = Events(folder, resume_step=resume_step, once=ONCE)
         if resume_step is not None:
             with self._lines.failures():
                 _drop_lines_after(folder / METRICS_FILE, resume_step)
-        self._add_event(file_version="brain.Event:2")
-        if resume_step is not None:  # TensorBoard drops points with a step >= that of a START
-            self._add_event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._charts = _charts(self._events.tags)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | None]:
         """Log `metrics` (tag: a number, or a 0-dim array or tensor) at `step`; returns them as plain numbers.
@@ -134,25 +180,32 @@ class Log:
         self._step = step = int(step)
         numbers = {tag: _number(tag, value) for tag, value in metrics.items()}
         self._lines.append(json.dumps({"step": step, **numbers}).encode() + b"\n")
-        scalars = [
-            Summary.Value(tag=tag, simple_value=number)
-            for tag, number in numbers.items()
-            if number is not None and abs(number) <= FLOAT32_MAX
-        ]
-        if scalars:
-            self._add_event(step=step, summary=Summary(value=scalars))
+        self._events.scalars(step, numbers)
+        if (charts := _charts(self._events.tags)) != self._charts:
+            self._charts = charts
+            self._events.layout(step, charts)
         return numbers
 
-    def add_text(self, tag: str, markdown: str) -> None:
-        """Show a text (the config, the provenance) under TensorBoard's "Text"."""
-        tensor = TensorProto(
-            dtype=DT_STRING,
-            string_val=[markdown.encode()],
-            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
-        )
-        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        value = Summary.Value(tag=f"{tag}/text_summary", tensor=tensor, metadata=metadata)
-        self._add_event(step=self._step, summary=Summary(value=[value]))
+    def describe(self, name: str, card: str, settings: Mapping[str, Any]) -> None:
+        """Tell TensorBoard, once a run, what the run is: a text, and its row in the table of hyperparameters.
+
+        name: of the row. card: Markdown. settings: flat, such as {"agent.gamma": 0.99}.
+        """
+        if "run/text_summary" not in self._events.tags:
+            self._events.text(self._step, "run", card)
+            self._events.hparams(self._step, name, settings)
+
+    def add_image(self, tag: str, encoded: bytes, size: tuple[int, int]) -> None:
+        """Show a GIF under TensorBoard's "Images". size: width and height."""
+        self._events.image(self._step, tag, encoded, *size)
+
+    def add_histogram(self, tag: str, values: Any, edges: Any = None) -> None:
+        """Show how `values` (an array) are distributed, under "Histograms" and "Distributions"; as in `Events.histogram`."""
+        self._events.histogram(self._step, tag, values, edges)
+
+    def end(self) -> None:
+        """The run is finished."""
+        self._events.end(self._step)
 
     def flush(self) -> None:
         """Down to the disk. Call it before a checkpoint, which then never knows of steps that the log does not."""
@@ -169,11 +222,6 @@ class Log:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _add_event(self, **fields) -> None:
-        record = io.BytesIO()  # with length and checksums
-        RecordWriter(record).write(Event(wall_time=time.time(), **fields).SerializeToString())
-        self._events.append(record.getvalue())
-
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """What a run has logged: a dict a step, `{"step": ..., tag: number or None}`, in the order written.
@@ -186,42 +234,22 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def read_events(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, str]]:
-    """What the TensorBoard event files right in `folder` hold, whoever wrote them: scalars and texts, by tag.
-
-    Scalars are (step, value) in the order written, texts the last of their tag. What a resumed run wrote anew counts once. A
-    file that is cut short, or none at all, is read as far as it goes.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import SCALARS, TENSORS, EventAccumulator
-
-    with _no_messages_of("tensorboard"):
-        events = EventAccumulator(str(folder), size_guidance={SCALARS: 0, TENSORS: 0})  # 0: all
-        events.Reload()
-    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()[SCALARS]}
-    texts = {}
-    for tag in events.Tags()[TENSORS]:
-        strings = events.Tensors(tag)[-1].tensor_proto.string_val
-        if strings:
-            texts[tag.removesuffix("/text_summary")] = strings[0].decode(errors="replace")
-    return scalars, texts
-
-
-@contextlib.contextmanager
-def _no_messages_of(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def metrics_page() -> str:
     """docs/metrics.md."""
     lines = ["# Metrics", ""]
     lines += ["Every tag in TensorBoard and in `metrics.jsonl`. The x axis is environment steps, of all environments."]
     lines += ["The names are Stable-Baselines3's. (This page is made by `python -m rlsys.log > docs/metrics.md`.)"]
+    lines += [
+        "",
+        "A point is written when a 300th of the time so far has passed since the last: some 3500 in a day, and as many in a",
+    ]
+    lines += [
+        "run's first second as its speed allows. `log_every=N` asks for one each N steps instead, `log_every=1` for every"
+    ]
+    lines += [
+        "iteration. Evaluations are always written. A point has the values of the iteration at which it is written; only the"
+    ]
+    lines += ["means over episodes are of all that ended since the last point."]
     for group, tags in itertools.groupby(METRICS, key=lambda tag: tag.split("/")[0]):
         lines += ["", f"## {group}", "", "| tag | unit | meaning |", "|---|---|---|"]
         lines += [f"| `{tag}` | {METRICS[tag].unit} | {METRICS[tag].meaning} |" for tag in tags]
@@ -240,6 +268,15 @@ def _number(tag: str, value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _charts(tags: set[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The groups and charts that have something to show."""
+    found = {
+        group: {title: shown for title, shown in charts.items() if tags.intersection(shown)}
+        for group, charts in CHARTS.items()
+    }
+    return {group: charts for group, charts in found.items() if charts}
+
+
 def _lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Each whole line of a metrics file, parsed and raw."""
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
@@ -251,64 +288,13 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    """Rewrite a metrics file without the lines of later steps and those that a crash cut short."""
+    """Rewrite a metrics file without the lines of later steps, of a run's end, and those that a crash cut short."""
     rewritten = path.with_name(f".{path.name}.{os.getpid()}")
     with open(rewritten, "wb") as file:
-        file.writelines(line for row, line in _lines(path) if row["step"] <= step)
+        file.writelines(line for row, line in _lines(path) if row["step"] <= step and not ONCE & row.keys())
         file.flush()
         os.fsync(file.fileno())
     os.replace(rewritten, path)
-
-
-def _next_event_file(folder: Path) -> Path:
-    """A name that sorts after all other event files, whatever the clock says: TensorBoard reads them in that order."""
-    stamps = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
-    latest = max((int(stamp) for stamp in stamps if stamp.isdigit()), default=0)
-    return folder / f"events.out.tfevents.{max(int(time.time()), latest + 1):010d}.rlsys"
-
-
-class _Appender:
-    """A file that grows by whole records. A disk that refuses one costs that record, and one warning."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._file: io.FileIO | None = None
-        self._end = 0  # of the last whole record
-        self._has_warned = False
-
-    def append(self, record: bytes) -> None:
-        with self.failures():
-            if self._file is None:
-                self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
-                self._end = os.fstat(self._file.fileno()).st_size
-            elif os.fstat(self._file.fileno()).st_size != self._end:  # the last record was cut short
-                self._file.truncate(self._end)
-            written = self._file.write(record)
-            if written != len(record):
-                raise OSError(f"{written} of {len(record)} bytes were written")
-            self._end += written
-
-    def sync(self) -> None:
-        with self.failures():
-            if self._file is not None:
-                os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        if self._file is not None:
-            self.sync()
-            with self.failures():
-                self._file.close()
-
-    @contextlib.contextmanager
-    def failures(self) -> Iterator[None]:
-        """Turn the first OSError into a warning, the later ones into nothing."""
-        try:
-            yield
-        except OSError as error:
-            if not self._has_warned:
-                self._has_warned = True
-                message = f"{self._path}: {error}. Metrics are lost until that changes."
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 class Progress:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from rlsys import config, folder, log
+from rlsys import config, events, folder, log
 from rlsys.config import SimConfig
 
 EVAL, TRAIN = "eval/mean_reward", "rollout/ep_rew_mean"
@@ -180,7 +180,7 @@ def _foreign(path: Path, task: str | None) -> Logged:
     if monitors:
         series[TRAIN], env_ids = _monitor(monitors)
     if any(path.glob("events.out.tfevents.*")):
-        scalars, texts = log.read_events(path)
+        scalars, texts = events.read(path)
         settings = _cleanrl_settings(texts.get("hyperparameters", ""))
         if episodes := scalars.pop("charts/episodic_return", []):
             series[TRAIN] = _episodes(episodes)

@@ -15,13 +15,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
-from rlsys import agents, checkpoint
+from rlsys import agents, checkpoint, config
 from rlsys.config import Config, ConfigError, SimConfig
 from rlsys.evaluate import Report, final_report, held_out
-from rlsys.folder import Run, card, describe, label, new_folder, write_whole
-from rlsys.log import Log, Progress
+from rlsys.folder import Run, card, describe, hyperparameters, label, new_folder, write_whole
+from rlsys.log import Log, Pace, Progress
 from rlsys.networks import is_picture
 from rlsys.replay import record
 from rlsys.torchenv import DeviceError, Stopwatch, TorchEnv, make_env, origin, reward_threshold
@@ -58,8 +60,7 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
         describe(run, cfg, command, {"device": device, "threads": threads, "resumed_at": start, "sim": origin(cfg.env)})
 
         with Log(run.folder, resume_step=start) as log:
-            if not resume:
-                log.add_text("run", card(run))
+            log.describe(run.name, card(run), hyperparameters(config.flat(config.to_data(cfg))))
             with Progress(cfg.total_timesteps, label=label(cfg), start=agent.steps, quiet=quiet) as progress:
                 if not gc.isenabled():  # the command line starts without
                     gc.freeze()
@@ -70,8 +71,8 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
 
             # the figure that counts: the best policy on the test split, which has been used for nothing else
             test = final_report(run.policy("best", device), cfg.env, cfg.test_episodes)
-            if generalisation := test.generalisation():
-                log.write(agent.steps, generalisation)
+            log.write(agent.steps, {"test/mean_reward": test.mean, **test.generalisation()})
+            log.end()
         summarise(run, agent.steps, seconds, book, test)
         if cfg.replay:
             picture(run, run.policy("best"), cfg, "final", quiet)
@@ -118,6 +119,8 @@ def memory_errors(cfg: Config) -> Iterator[None]:
 def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, progress: Progress, stop: "Stop") -> None:
     """The one loop: iterate, and log, evaluate, record, save when due. It never sees an env step."""
 
+    pace = Pace()
+
     def write(metrics: dict[str, Any]) -> None:
         progress.update(agent.steps, log.write(agent.steps, metrics))
 
@@ -129,8 +132,9 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
         book.iterations += 1
 
         # log: the only place that waits for the device
-        if due(cfg.log_every or 1):
+        if due(cfg.log_every) if cfg.log_every else pace.due(book.elapsed) or due.at_end or stop.requested:
             write({**agent.env.metrics(), **metrics, **book.clock(agent)})
+        progress.update(agent.steps)
 
         # evaluate: on a split that training never sees
         if due(cfg.eval_every):
@@ -138,9 +142,11 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
             write(report.metrics())
             book.judge(agent.steps, report.mean, reward_threshold(cfg.env))
 
-        # record: a picture of the policy as it is
+        # show: pictures of the policy as it is
         if cfg.replay_every and due(cfg.replay_every):
-            picture(run, agent.policy, cfg, f"step_{agent.steps:012d}", quiet=True)
+            show_replay(log, picture(run, agent.policy, cfg, f"step_{agent.steps:012d}", quiet=True))
+        if cfg.histograms_every and due(cfg.histograms_every):
+            show_histograms(log, agent)
 
         # save
         is_best = book.best_step == agent.steps
@@ -155,12 +161,34 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
             raise Preempted(message, run.folder)
 
 
-def picture(run: Run, policy: Any, cfg: Config, name: str, quiet: bool) -> None:
-    """Record a replay; a world that cannot be drawn costs no run."""
+def picture(run: Run, policy: Any, cfg: Config, name: str, quiet: bool) -> list[Path]:
+    """Record a replay, and return its files; a world that cannot be drawn costs no run."""
     try:
-        record(policy, cfg.env, run.folder / "replays", name=name, caption=label(cfg))
+        return record(policy, cfg.env, run.folder / "replays", name=name, caption=label(cfg))
     except ValueError as error:
         say(quiet, f"no replay: {error}")
+        return []
+
+
+def show_replay(log: Log, paths: list[Path]) -> None:
+    """A replay's GIF among TensorBoard's images."""
+    for path in paths:
+        if path.suffix == ".gif":
+            with Image.open(path) as gif:
+                log.add_image("replay", path.read_bytes(), gif.size)
+
+
+def show_histograms(log: Log, agent: agents.Agent) -> None:
+    """The weight matrices of the policy, and what it would do now in each of the training envs."""
+    for name, weights in agent.policy.named_parameters():
+        if weights.ndim > 1:
+            log.add_histogram(f"weights/{name}", weights.numpy(force=True))
+    actions, n = agent.policy.act(agent.env.obs).numpy(force=True), agent.env.action_spec.n
+    if n:
+        log.add_histogram("actions", actions, np.arange(n + 1) - 0.5)  # a bin for each
+    else:
+        for dimension, values in enumerate(actions.reshape(len(actions), -1).T):
+            log.add_histogram(f"actions/{dimension}", values)
 
 
 @dataclass
@@ -171,8 +199,12 @@ class Due:
     total: int
     now: int = 0
 
+    @property
+    def at_end(self) -> bool:
+        return self.now >= self.total
+
     def __call__(self, every: int) -> bool:
-        return self.now >= self.total or (every > 0 and self.now // every > self.before // every)
+        return self.at_end or (every > 0 and self.now // every > self.before // every)
 
 
 @dataclass

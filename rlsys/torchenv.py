@@ -30,7 +30,7 @@ from rlsys.policy import ActionSpec
 
 __all__ = ["DeviceError", "Episodes", "Scale", "Slot", "Step", "Stopwatch", "TorchEnv", "make_env", "reward_threshold"]
 
-EPISODE_WINDOW = 100  # rollout/ep_rew_mean is the mean over this many last episodes, as in SB3
+EPISODE_WINDOW = 100  # rollout/ep_rew_mean is the mean over at least this many last episodes, as in SB3
 
 
 class Step(NamedTuple):
@@ -87,13 +87,17 @@ class Stopwatch:
 
 
 class Episodes:
-    """Return and length of the last `room` episodes, on `device`, where nothing waits for them."""
+    """Return and length of the last `room` episodes, on `device`, where nothing waits for them.
+
+    since: number, returns and lengths, summed, of all that have ended since `means` was last asked.
+    """
 
     def __init__(self, room: int, device: torch.device):
         self.room, self.count = room, torch.zeros((), dtype=torch.int64, device=device)
         self.recent = torch.zeros(
             room + 1, 2, dtype=torch.float64, device=device
         )  # a ring, and a row for what is dropped
+        self.since = torch.zeros(3, dtype=torch.float64, device=device)
 
     def add(self, returns: Tensor, lengths: Tensor) -> None:
         """Take note of the episodes whose length is not 0, in the order given: [...] each."""
@@ -102,12 +106,20 @@ class Episodes:
         order = self.count + ended.cumsum(0)  # the how-manieth
         kept = ended & (order > order[-1] - self.room)
         row = torch.where(kept, (order - 1) % self.room, self.room)
-        self.recent[row] = torch.stack([returns.flatten(), lengths.double()], 1)
+        both = torch.stack([returns.flatten(), lengths.double()], 1)
+        self.recent[row] = both
+        self.since[0] += ended.sum()
+        self.since[1:] += torch.where(ended[:, None], both, 0.0).sum(0)
         self.count.copy_(order[-1])
 
     def means(self) -> tuple[int, list[float]]:
-        """How many there have been, and mean return and length of the last 100. Waits for the device."""
+        """How many there have been, and mean return and length of those since the last call, of the last 100 if there
+        are fewer. Waits for the device."""
         count = int(self.count)
+        ended, *sums = self.since.tolist()
+        self.since.zero_()
+        if ended > EPISODE_WINDOW:
+            return count, [total / ended for total in sums]
         window = min(count, EPISODE_WINDOW)
         rows = (count - 1 - torch.arange(window, device=self.recent.device)) % self.room
         return count, self.recent[rows].mean(0).tolist()
@@ -219,7 +231,8 @@ class TorchEnv:
         self.episodes.add(episode_return, episode_length)
 
     def metrics(self) -> dict[str, float]:
-        """Mean return and length of the last 100 episodes (nothing before the first one has ended). Waits for the device.
+        """Mean return and length of the episodes since the last call, of the last 100 if there are fewer (nothing before the
+        first one has ended). Waits for the device.
 
         ValueError if the envs have been given an action that is none.
         """
@@ -234,11 +247,13 @@ class TorchEnv:
         """What resuming needs. Native envs come back where they were; others begin new episodes."""
         self._follow_stream()
         recent = self.episodes.recent[:-1].numpy(force=True).copy()
-        return {"episodes": int(self.episodes.count), "recent": recent, "env": self.env.get_state()}
+        since = self.episodes.since.tolist()
+        return {"episodes": int(self.episodes.count), "recent": recent, "since": since, "env": self.env.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.episodes.count.fill_(state["episodes"])
         self.episodes.recent[:-1] = torch.as_tensor(state["recent"])
+        self.episodes.since[:] = torch.as_tensor(state.get("since", [0.0, 0.0, 0.0]))  # older checkpoints have none
         self._receive(lambda obs: self.env.set_state(state["env"], obs))
 
     def _receive(self, fill: Callable[[Any], None]) -> None:

@@ -1,5 +1,6 @@
 """`rlsys compare`: which logs are read, how runs become groups, what is said of them, and how it looks."""
 
+import contextlib
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlsys import chart, cli, config, log, readers, report
+from rlsys import chart, cli, config, events, readers, report
 from rlsys.compare import CompareError, compare
 
 
@@ -130,10 +131,10 @@ def test_nothing_in_an_npz_is_unpickled(tmp_path):
 
 
 def test_our_own_event_files_can_be_read_too(tmp_path):
-    with log.Log(tmp_path) as writer:
-        writer.write(10, {"train/loss": 0.5})
-        writer.add_text("config", "seed: 1")
-    scalars, texts = log.read_events(tmp_path)
+    with contextlib.closing(events.Events(tmp_path)) as writer:
+        writer.scalars(10, {"train/loss": 0.5})
+        writer.text(0, "config", "seed: 1")
+    scalars, texts = events.read(tmp_path)
     assert scalars == {"train/loss": [(10, 0.5)]}
     assert texts == {"config": "seed: 1"}
 

@@ -26,6 +26,7 @@ LEVELS = {
     "rlsys.chart": 1,
     "rlsys.torchenv": 2,
     "rlsys.checkpoint": 2,
+    "rlsys.events": 2,
     "rlsys.log": 2,
     "rlsys.folder": 2,
     "rlsys.readers": 2,
@@ -38,6 +39,7 @@ LEVELS = {
     "rlsys.agents.pqn": 3,
     "rlsys.agents.sb3": 3,
     "rlsys.evaluate": 3,
+    "rlsys.board": 4,
     "rlsys.replay": 4,
     "rlsys.compare": 4,
     "rlsys.report": 4,
@@ -51,7 +53,7 @@ LEVELS = {
 ONLY = {
     "hydra": {"rlsys.cli"},
     "stable_baselines3": {"rlsys.agents.sb3"},
-    "tensorboard": {"rlsys.log"},
+    "tensorboard": {"rlsys.events"},
     "safetensors": {"rlsys.checkpoint"},
     "omegaconf": {"rlsys.config", "rlsys.cli"},
 }

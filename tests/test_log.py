@@ -16,9 +16,13 @@ import pytest
 import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from rlsys import log as log_module
-from rlsys.log import METRICS, Log, Progress, metrics_page, read_metrics
+from rlsys.events import LAYOUT
+from rlsys.log import CHARTS, METRICS, Log, Pace, Progress, metrics_page, read_metrics
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -34,6 +38,19 @@ def points(folder, tag):
     return [(event.step, event.value) for event in board.Scalars(tag)] if tag in board.Tags()["scalars"] else []
 
 
+def events(folder):
+    """All events of a run, file by file, as they stand."""
+    return [
+        event for path in sorted(folder.glob("events.out.tfevents.*")) for event in EventFileLoader(str(path)).Load()
+    ]
+
+
+def file_points(folder, tag):
+    """[(step, value)] of all files, whatever a loader would make of them."""
+    values = [(event.step, value) for event in events(folder) for value in event.summary.value if value.tag == tag]
+    return [(step, value.simple_value) for step, value in values]
+
+
 def write_many(log, steps):
     for step in steps:
         log.write(step, {"train/loss": 1.0})
@@ -44,7 +61,7 @@ def write_many(log, steps):
 
 def test_every_tag_has_a_unit_and_a_meaning_that_is_a_sentence():
     for tag, metric in METRICS.items():
-        assert re.fullmatch(r"(rollout|time|train|eval)/[a-z_]+", tag)
+        assert re.fullmatch(r"(rollout|time|train|eval|test)/[a-z_]+", tag)
         assert metric.unit
         assert metric.meaning.endswith(".")
 
@@ -132,13 +149,13 @@ def test_a_line_is_on_file_when_write_returns(tmp_path):
 
 def test_a_text_is_shown_as_markdown(tmp_path):
     with Log(tmp_path) as log:
-        log.add_text("config", "| key | value |\n|---|---|\n| seed | ünö |")
+        log.describe("a/b/c", "| key | value |\n|---|---|\n| seed | ünö |", {})
     board = EventAccumulator(str(tmp_path))
     board.Reload()
-    (event,) = board.Tensors("config/text_summary")
+    (event,) = board.Tensors("run/text_summary")
     assert event.step == 0
     assert event.tensor_proto.string_val[0].decode().endswith("| seed | ünö |")
-    assert board.SummaryMetadata("config/text_summary").plugin_data.plugin_name == "text"
+    assert board.SummaryMetadata("run/text_summary").plugin_data.plugin_name == "text"
 
 
 def test_there_is_no_log_to_read_in_an_empty_folder(tmp_path):
@@ -166,7 +183,7 @@ def test_a_resumed_run_takes_back_what_was_logged_after_its_checkpoint(tmp_path)
     expected = [(100, 100.0), (200, 200.0), (300, -300.0), (400, -400.0), (500, -500.0)]
     assert [(row["step"], row["train/loss"]) for row in read_metrics(tmp_path)] == expected
     assert points(tmp_path, "train/loss") == expected
-    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
     assert not list(tmp_path.glob(".*"))
 
 
@@ -205,6 +222,121 @@ def test_a_torn_event_file_hides_neither_earlier_points_nor_the_resumed_run(tmp_
     with Log(tmp_path, resume_step=2) as log:
         log.write(3, {"train/loss": 2.0})
     assert points(tmp_path, "train/loss") == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_neither_of_tensorboards_loaders_sees_a_point_that_a_resumed_run_took_back(tmp_path):
+    """The one behind `tensorboard --load_fast=false` heeds no START but a second one; the other heeds none."""
+    with Log(tmp_path) as log:
+        for step in (100, 200, 250, 300, 400):
+            log.write(step, {"train/loss": float(step)})
+    for _ in range(2):
+        with Log(tmp_path, resume_step=200) as log:
+            log.write(300, {"train/loss": -300.0})
+    assert [step for step, _ in file_points(tmp_path, "train/loss")] == [100, 200, 300]
+
+
+def test_files_of_a_crash_between_writing_the_new_one_and_removing_the_old_count_once(tmp_path):
+    with Log(tmp_path) as log:
+        write_many(log, (1, 2, 3))
+    (old,) = tmp_path.glob("events.out.tfevents.*")
+    content = old.read_bytes()
+    Log(tmp_path, resume_step=2).close()
+    old.write_bytes(content)
+    with Log(tmp_path, resume_step=2) as log:
+        log.write(3, {"train/loss": 9.0})
+    assert file_points(tmp_path, "train/loss") == [(1, 1.0), (2, 1.0), (3, 9.0)]
+
+
+def test_resuming_doubles_neither_the_description_nor_the_layout_and_forgets_the_end(tmp_path):
+    settings = {
+        "agent.gamma": 0.9,
+        "agent.hidden": [64, 64],
+        "agent.target_kl": None,
+        "env.name": "x",
+        "agent.double": True,
+    }
+    for resume_step in (None, 5, 5):
+        with Log(tmp_path, resume_step=resume_step) as log:
+            log.describe("x/ppo/1", "card", settings)
+            log.write(5 if resume_step is None else 6, {"train/loss": 1.0})
+            log.write(6, {"test/mean_reward": 3.0})
+            log.end()
+    tags = [value.tag for event in events(tmp_path) for value in event.summary.value]
+    expected = ["run/text_summary", "_hparams_/session_start_info", "train/loss", "custom_scalars__config__"]  # step 5
+    expected += ["train/loss", "test/mean_reward", "custom_scalars__config__", "_hparams_/session_end_info"]  # step 6
+    assert tags == expected
+    assert [row for row in read_metrics(tmp_path) if "test/mean_reward" in row] == [
+        {"step": 6, "train/loss": 1.0, "test/mean_reward": 3.0}
+    ]
+    (start,) = (value for event in events(tmp_path) for value in event.summary.value if "start_info" in value.tag)
+    data = HParamsPluginData.FromString(start.metadata.plugin_data.content).session_start_info
+    plain = {key: getattr(value, value.WhichOneof("kind")) for key, value in data.hparams.items()}
+    assert plain == {"agent.gamma": 0.9, "agent.hidden": "[64,64]", "env.name": "x", "agent.double": True}
+
+
+def test_charts_are_of_tags_that_are_known_and_a_run_has_those_of_its_own(tmp_path):
+    assert list(CHARTS) == ["Learning", "Evaluation", "Speed", "Health"]
+    assert all(tag in METRICS for charts in CHARTS.values() for tags in charts.values() for tag in tags)
+    with Log(tmp_path) as log:
+        log.write(1, {"train/loss": 1.0, "time/fps": 1.0})
+        log.write(2, {"train/loss": 1.0, "eval/mean_reward": 1.0})
+    layouts = [value for event in events(tmp_path) for value in event.summary.value if value.tag == LAYOUT]
+    groups = [
+        {category.title: [chart.title for chart in category.chart] for category in layout.category}
+        for layout in (Layout.FromString(value.tensor.string_val[0]) for value in layouts)
+    ]
+    assert groups == [
+        {"Learning": ["loss"], "Speed": ["steps a second"]},
+        {"Learning": ["loss"], "Evaluation": ["return of evaluations"], "Speed": ["steps a second"]},
+    ]
+
+
+def test_a_histogram_counts_what_is_finite(tmp_path):
+    with Log(tmp_path) as log:
+        log.add_histogram("actions", np.array([0, 1, 1, 2, 2, 2]), np.arange(4) - 0.5)
+        log.add_histogram("weights", np.array([[0.0, 3.0], [np.nan, np.inf]]))
+        log.add_histogram("nothing", np.array([np.nan]))
+    actions, weights = (value.histo for event in events(tmp_path) for value in event.summary.value)
+    assert list(actions.bucket) == [1, 2, 3]
+    assert list(actions.bucket_limit) == [0.5, 1.5, 2.5]
+    assert (actions.num, actions.sum, actions.sum_squares) == (6, 8, 14)
+    assert (weights.num, weights.min, weights.max, weights.bucket[0], weights.bucket[29]) == (2, 0.0, 3.0, 1, 1)
+
+
+# -- how much is written -----------------------------------------------------------------------------------------------
+
+
+def simulated(folder, *, steps, seconds, iteration, eval_every):
+    """A run of so many steps and seconds, of `iteration` steps each, as the loop logs it; returns the steps logged."""
+    numbers = {tag: 1.2345678 for tag in METRICS if tag.split("/")[0] in ("rollout", "time", "train")}
+    numbers = dict(list(numbers.items())[:24])  # more than any agent has
+    evaluation = {tag: 1.2345678 for tag in METRICS if tag.startswith("eval/")}
+    pace, logged = Pace(), []
+    with Log(folder) as log:
+        for step in range(iteration, steps + iteration, iteration):  # the last one ends beyond
+            if pace.due(seconds * step / steps):
+                log.write(step, numbers)
+                logged.append(step)
+            if step // eval_every > (step - iteration) // eval_every:
+                log.write(step, evaluation)
+    return logged
+
+
+@pytest.mark.parametrize("seconds", [400, 86_400])
+def test_a_hundred_million_steps_stay_under_five_megabytes_and_no_evaluation_is_missing(tmp_path, seconds):
+    steps = simulated(tmp_path, steps=10**8, seconds=seconds, iteration=2048, eval_every=100_000)
+    assert len(file_points(tmp_path, "eval/mean_reward")) == 1000
+    assert [step for step, _ in file_points(tmp_path, "train/loss")] == steps
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    assert file.stat().st_size < 5e6
+    assert (tmp_path / "metrics.jsonl").stat().st_size < 5e6
+    late = [step for step in steps if step > 9e7]  # a tenth of the time, ln(1 / 0.9) of 300
+    assert 25 <= len(late) <= 35
+
+
+def test_a_run_of_half_a_second_has_all_its_points():
+    pace = Pace()
+    assert all(pace.due(0.004 * k) for k in range(125))
 
 
 # -- a disk that refuses -----------------------------------------------------------------------------------------------

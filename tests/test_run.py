@@ -32,7 +32,7 @@ DQN_RUN = [
 DQN_RUN += ["total_timesteps=12_288", "eval_every=4096", "save_every=1024"]
 PQN_RUN = ["env=cartpole", "agent=pqn", "num_envs=8", "agent.n_steps=16", "agent.batch_size=32"]
 PQN_RUN += ["agent.normalize_observations=true", "total_timesteps=12_288", "eval_every=4096", "save_every=1024"]
-COMMON = ["seed=3", "eval_episodes=3", "test_episodes=3", "replay=false", "--quiet"]
+COMMON = ["seed=3", "eval_episodes=3", "test_episodes=3", "replay=false", "log_every=1", "--quiet"]
 
 
 def start(arguments: list[str], cwd: Path) -> subprocess.Popen:
@@ -119,6 +119,7 @@ def small(tmp_path: Path, **changes) -> Config:
         "eval_episodes": 2,
         "test_episodes": 2,
         "save_every": 256,
+        "log_every": 1,
         "run_dir": str(tmp_path / "runs"),
         "replay": False,
     }
