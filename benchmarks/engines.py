@@ -22,8 +22,8 @@ from scipy.stats import mannwhitneyu
 import envs
 from rlsys import agents
 from rlsys.config import DQNConfig, PPOConfig
-from rlsys.evaluate import bootstrap_interval
 from rlsys.provenance import provenance
+from rlsys.stats import bootstrap_interval
 from rlsys.torchenv import TorchEnv
 
 RESULTS = Path(__file__).resolve().parent / "results" / "engines.json"

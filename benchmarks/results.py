@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsys.evaluate import bootstrap_interval
 from rlsys.provenance import provenance
+from rlsys.stats import bootstrap_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "experiments.json"

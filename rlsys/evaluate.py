@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from rlsys.policy import Policy
+from rlsys.stats import bootstrap, bootstrap_interval, iqm, percentile_interval
 from rlsys.torchenv import Scale, TorchEnv, has_levels, make_env, score_scale
 
 MAX_ENVS = 100  # side by side in an evaluation
-BOOTSTRAP_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -132,31 +132,3 @@ def final_report(policy: Policy, env_config: Any, episodes: int, **options: Any)
 
 def policy_device(policy: Policy) -> torch.device:
     return next(policy.parameters()).device
-
-
-def iqm(x: NDArray, axis: int = -1) -> Any:
-    """Interquartile mean: the mean without the lowest and highest quarter, rounded down (Agarwal et al. 2021)."""
-    x = np.sort(np.asarray(x, np.float64), axis=axis)
-    cut = x.shape[axis] // 4
-    return np.take(x, range(cut, x.shape[axis] - cut), axis=axis).mean(axis=axis)
-
-
-def bootstrap_interval(x: NDArray, statistic: Any, level: float = 0.95) -> list[float]:
-    """Percentile bootstrap interval [low, high] of a statistic of independent samples; always the same for the same x.
-
-    statistic(samples [..., n], axis=-1) -> [...], such as `np.mean` or `iqm`.
-    """
-    return percentile_interval(bootstrap(x, statistic), level)
-
-
-def bootstrap(x: NDArray, statistic: Any, seed: int = 0) -> NDArray[np.float64]:
-    """The statistic of resamples of x, which are always the same for the same x and seed."""
-    random, parts = np.random.default_rng(seed), 10  # in parts: a tenth of the memory
-    drawn = (random.choice(np.asarray(x), (BOOTSTRAP_RESAMPLES // parts, len(x))) for _ in range(parts))
-    return np.concatenate([statistic(resamples, axis=-1) for resamples in drawn])
-
-
-def percentile_interval(found: NDArray, level: float = 0.95) -> list[float]:
-    """[low, high] that a share `level` of the values lies in, as much of the rest below as above."""
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return [float(low), float(high)]

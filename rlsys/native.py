@@ -39,6 +39,7 @@ from envs.engine import kernels
 from envs.engine.jit import bare
 from envs.engine.vector import SimVectorEnv
 from rlsys.networks import Encoder, VectorPart
+from rlsys.provenance import usable_cores
 
 FOLDER = Path(__file__).parent
 ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.ELU: "elu"}
@@ -79,11 +80,6 @@ def reason_against(device: torch.device, encoder: Encoder, networks: list[list[A
         if not isinstance(module, tuple | nn.Linear) and type(module) not in ACTIVATIONS:
             return f"{type(module).__name__} has no compiled form"
     return None
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_threads(batch_size: int) -> int:

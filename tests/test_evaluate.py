@@ -7,8 +7,9 @@ from scipy import stats
 
 from envs.engine.vector import SimVectorEnv
 from rlsys.config import GymnasiumConfig, SimConfig
-from rlsys.evaluate import Report, bootstrap_interval, evaluate, final_report, held_out, iqm
+from rlsys.evaluate import Report, evaluate, final_report, held_out
 from rlsys.policy import Policy, PolicySpec
+from rlsys.stats import bootstrap_interval, iqm
 from rlsys.torchenv import Scale, TorchEnv, has_levels, make_env, reward_threshold, score_scale
 
 
