@@ -22,6 +22,8 @@ LEVELS = {
     "rlsys.capture": 1,
     "rlsys.config": 1,
     "rlsys.provenance": 1,
+    "rlsys.signals": 1,
+    "rlsys.stats": 1,
     "rlsys.torchenv": 2,
     "rlsys.checkpoint": 2,
     "rlsys.log": 2,
@@ -38,6 +40,11 @@ LEVELS = {
     "rlsys.replay": 4,
     "rlsys.run": 4,
     "rlsys.tune": 4,
+    "rlsys.sweep": 4,
+    "rlsys.sweep.spec": 3,
+    "rlsys.sweep.study": 3,
+    "rlsys.sweep.jobs": 3,
+    "rlsys.sweep.view": 3,
     "rlsys.cli": 5,
     "rlsys.__main__": 5,
 }
@@ -48,6 +55,8 @@ ONLY = {
     "stable_baselines3": {"rlsys.agents.sb3"},
     "tensorboard": {"rlsys.log"},
     "safetensors": {"rlsys.checkpoint"},
+    "optuna": {"rlsys.sweep.study"},
+    "sqlalchemy": {"rlsys.sweep.study"},
     "omegaconf": {"rlsys.config", "rlsys.cli"},
 }
 NOBODY = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
