@@ -42,7 +42,9 @@ for step in range(done + 1, 6):
         if stop:
             sys.exit(75)
     open(log, "a").write(json.dumps({"step": 100 * step, "eval/mean_reward": score * step / 5}) + "\\n")
-summary = {"validation/best_mean_reward": score, "score": score - 1, "seconds": 1 + rate, "steps": 500}
+summary = {"validation/best_mean_reward": score, "score": score - 1, "seconds": 1 + rate}
+if gamma != 0.54:
+    summary["steps"] = 500
 json.dump(summary, open(folder + "/.summary", "w"))
 os.replace(folder + "/.summary", folder + "/summary.json")
 """

@@ -3,6 +3,7 @@
 Most use a stand-in for `rlsys train` that is there in a moment and scores by a formula.
 """
 
+import io
 import json
 import os
 import shutil
@@ -16,16 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 pytest.importorskip("optuna", reason="needs rlsys[sweep]")
 
 from rlsys import cli, config, sweep
 from rlsys.config import ConfigError, SweepConfig, resolve_sweep
 from rlsys.folder import is_held
-from rlsys.sweep import Sweep, extend, reopen
+from rlsys.sweep import Sweep, Trial, extend, reopen
 from rlsys.sweep.jobs import make_slots
 from rlsys.sweep.spec import Parameter, Spec, centre, plan
-from rlsys.sweep.study import Study, _Flock, public
+from rlsys.sweep.study import Study, Taken, _Flock, public
 from tests import sweeps
 from tests.sweeps import compose
 
@@ -241,9 +243,26 @@ def test_several_objectives_make_a_front_of_what_no_other_beats_in_all(tmp_path,
 
 
 def test_an_objective_that_a_run_does_not_measure_fails_its_trials(tmp_path, train):
-    study = swept(planned(tmp_path, seeds=[0], trials=1, objective=["joules"], retries=3), train)
-    assert "no joules" in study.rows()[0].error
+    fixed = ["agent.gamma=0.54"]
+    study = swept(planned(tmp_path, seeds=[0], fixed=fixed, trials=1, objective=["steps"], retries=3), train)
+    assert "no steps" in study.rows()[0].error
     assert list(starts(tmp_path).values()) == [1]
+
+
+def test_the_live_table_shows_trials_the_best_with_its_interval_and_the_time_left(tmp_path, train):
+    study = swept(planned(tmp_path, seeds=[0, 1], sampler="grid"), train)
+    work = Sweep(study, tmp_path, study.spec.sweep, compose, train=train, quiet=True)
+    work.board.counts, work.board.ended = {"finished": 3, "running": 1, "waiting": 2}, 3
+    taken = Taken(3, ["agent.learning_rate=0.02"], {}, set())
+    work.trials[3] = Trial(taken, 100, [1], {}, jobs={0: None}, curves={0: {1: 70.0, 2: 80.5}})
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(work.board.table(work.board._begun + 60.0))
+    name, best, left, running = console.export_text().splitlines()
+    assert name.rstrip() == f"{study.spec.name}: 3 finished, 1 running, 2 waiting"
+    number = study.best()[0].number
+    assert best.rstrip() == f"best  trial {number}: 500.05 (500 to 500.1)  agent.learning_rate=0.001"
+    assert left.rstrip() == "2 workers, 1:00 elapsed, 1:00 left"  # 3 trials a minute, 3 to go
+    assert running.split() == ["trial", "3", "0/2", "seeds,", "1", "running", "s0", "80.5", "agent.learning_rate=0.02"]
 
 
 # -- pruners -----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ OBJECTIVES = {
     "score": ("validation/best_mean_reward", "maximize"),
     "seconds": ("seconds", "minimize"),
     "steps": ("steps", "minimize"),
-    "joules": ("joules", "minimize"),
 }
 
 
