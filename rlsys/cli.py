@@ -937,7 +937,6 @@ def sweep(argv: list[str]) -> int:
     if verb is None:
         settings, preset = compose_sweep(own)
         fixed, space, seeds = search_space([*preset, *rest])
-        compose_checked(fixed)  # before what takes a second to import
         from rlsys import sweep as sweeps
         from rlsys.sweep.spec import plan
 
@@ -947,7 +946,7 @@ def sweep(argv: list[str]) -> int:
             raise UsageError(f"rlsys sweep {verb} {place}: {rest[0]} cannot be changed any more.")
         from rlsys import sweep as sweeps
 
-        study, folder, settings = reopened_sweep(verb, place, (names or [None])[-1], own)
+        study, folder, settings = reopened_sweep(verb, place, names[-1] if names else None, own)
     if verb == "show":
         return show_sweep(study, folder, as_json)
     train_command = [*sweeps.TRAIN, *(f"--allow-import={module}" for module in modules)]
@@ -981,7 +980,7 @@ def compose_sweep(overrides: list[str]) -> tuple[Any, list[str]]:
     settings = [override for override in overrides if not override.startswith("sweep=")]
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            data: Any = OmegaConf.to_container(hydra.compose(f"sweep/{name}", settings), resolve=True)["sweep"]
+            composed: Any = OmegaConf.to_container(hydra.compose(f"sweep/{name}", settings), resolve=True)
     except (HydraException, ValueError) as error:
         if match := re.search(r"Could not override '([^']+)'", str(error)):
             from rlsys.config import SweepConfig
@@ -989,6 +988,7 @@ def compose_sweep(overrides: list[str]) -> tuple[Any, list[str]]:
             known = [f"sweep.{key}" for key in asdict(SweepConfig())]
             raise UsageError(unknown_key(match[1], known)) from None
         raise UsageError(explain(error, settings)) from None
+    data = composed["sweep"]
     space = data.pop("space")
     return resolve_sweep(data), [f"{key}={value}" for key, value in space.items()]
 
@@ -1014,10 +1014,10 @@ def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[
                 fixed.append(text)
             elif isinstance(value, IntervalSweep):
                 is_int = "int" in value.tags or isinstance(value.start, int)
-                bounds = {"low": float(value.start or 0), "high": float(value.end or 0), "log": "log" in value.tags}
-                space[key] = Parameter("int" if is_int else "float", **bounds)
-                if not bounds["low"] < bounds["high"] or (bounds["log"] and bounds["low"] <= 0):
+                low, high, is_log = float(value.start or 0), float(value.end or 0), "log" in value.tags
+                if not low < high or (is_log and low <= 0):
                     raise UsageError(f"{text}: an interval goes from low to high, and with a log from above 0.")
+                space[key] = Parameter("int" if is_int else "float", low=low, high=high, log=is_log)
             elif isinstance(value, RangeSweep):
                 found = [float(word) for word in parsed.sweep_string_iterator()]
                 if not found:

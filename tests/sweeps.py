@@ -35,8 +35,9 @@ if gamma == 0.52:
     except MemoryError:
         print("rlsys: out of memory", file=sys.stderr)
         sys.exit(5)
+tick = float(os.environ.get("TICK_OF_BAD" if rate == 0.1 else "TICK", 0.02))
 for step in range(done + 1, 6):
-    wait = time.monotonic() + (60 if gamma == 0.53 and attempt == 1 and step == 3 else float(os.environ.get("TICK", "0.02")))
+    wait = time.monotonic() + (60 if gamma == 0.53 and attempt == 1 and step == 3 else tick)
     while time.monotonic() < wait:
         time.sleep(0.01)
         if stop:

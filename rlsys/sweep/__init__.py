@@ -24,9 +24,8 @@ from typing import Any
 from rlsys import config as configs
 from rlsys.config import ConfigError, SweepConfig
 from rlsys.folder import read_json, write_whole
-from rlsys.provenance import usable_cores
 from rlsys.signals import Stop, stop_signals
-from rlsys.sweep.jobs import Job, Slot, make_slots, visible_gpus
+from rlsys.sweep.jobs import Job, Slot, room
 from rlsys.sweep.spec import Compose, Spec
 from rlsys.sweep.study import JOURNAL, Study, Taken, public
 from rlsys.sweep.view import Board, shown_values
@@ -45,7 +44,8 @@ class Stopped(Exception):
 
 
 def create(spec: Spec) -> tuple[Study, Path]:
-    """A new sweep in its folder."""
+    """A new sweep in its folder; ConfigError if this machine has no room for it."""
+    room(spec.sweep)
     folder = Path(spec.sweep.dir or f"sweeps/{spec.name}")
     if (folder / "sweep.json").exists():
         raise ConfigError(f"sweep.dir={folder}: there is a sweep already. Go on with it: rlsys sweep resume {folder}")
@@ -124,7 +124,7 @@ class Sweep:
     ):
         self.study, self.spec, self.folder, self.how = study, study.spec, folder, how
         self.compose, self.train = compose, train
-        self.free = make_slots(how, usable_cores(), visible_gpus() if how.gpus_per_worker else [])
+        self.free = room(how)
         self.trials: dict[int, Trial] = {}
         self.stopping: list[Job] = []  # of trials that are decided
         self.board = Board(self, len(self.free), quiet)

@@ -14,6 +14,7 @@ from typing import Any
 from rlsys.config import ConfigError, SweepConfig
 from rlsys.folder import Run, find, is_held
 from rlsys.log import Follower
+from rlsys.provenance import usable_cores
 from rlsys.sweep.spec import OBJECTIVES
 
 GRACE_SECONDS = 60.0  # for a run to save itself, once asked to stop
@@ -32,8 +33,13 @@ class Slot:
         return {**os.environ, **mine}
 
 
+def room(sweep: SweepConfig) -> list[Slot]:
+    """The slots of this machine; ConfigError if it has too few GPUs."""
+    return make_slots(sweep, usable_cores(), visible_gpus() if sweep.gpus_per_worker else [])
+
+
 def make_slots(sweep: SweepConfig, cores: int, gpus: list[str]) -> list[Slot]:
-    """This machine's cores and GPUs, shared out; ConfigError if it has too few GPUs."""
+    """Cores and GPUs, shared out."""
     each, workers = sweep.gpus_per_worker, sweep.workers or cores
     sets: list[tuple[str, ...]] = []
     if each:

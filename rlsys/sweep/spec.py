@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ COMBINATIONS = 8  # in which a value is tried, before it is said to be wrong
 Compose = Callable[[list[str]], Config]  # what `rlsys train` would make of these overrides; ConfigError, if nothing
 
 # What can be asked for, by name: where a run's summary.json has it, and which way is better.
-OBJECTIVES = {
+OBJECTIVES: dict[str, tuple[str, Literal["maximize", "minimize"]]] = {
     "score": ("validation/best_mean_reward", "maximize"),
     "seconds": ("seconds", "minimize"),
     "steps": ("steps", "minimize"),
