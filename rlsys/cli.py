@@ -61,7 +61,7 @@ Every key, with its default (every *_every counts environment steps, of all envs
 {keys}"""
 
 SWEEP_HELP = """\
-usage: rlsys sweep key=values ... [sweep=PRESET] [sweep.key=value ...] [--quiet] [--allow-import MODULE]
+usage: rlsys sweep key=values ... [sweep=PRESET] [sweep.key=value ...] [--quiet] [--allow-import MODULE] [--help]
        rlsys sweep resume FOLDER | join URL|FOLDER [--study NAME] [sweep.workers=N ...]
        rlsys sweep show URL|FOLDER [--study NAME] [--json]
 
@@ -947,19 +947,20 @@ def sweep(argv: list[str]) -> int:
         from rlsys import sweep as sweeps
 
         study, folder, settings = reopened_sweep(verb, place, names[-1] if names else None, own)
-    if verb == "show":
-        return show_sweep(study, folder, as_json)
-    train_command = [*sweeps.TRAIN, *(f"--allow-import={module}" for module in modules)]
-    work = sweeps.Sweep(study, folder, settings, compose_checked, train=train_command, quiet=quiet)
-    if not quiet:
-        room = f"{len(work.free)} at a time, {work.free[0].threads} threads each"
-        print(f"{folder}  {study.spec.trials} trials of {len(study.spec.seeds)} seeds, {room}", flush=True)
-    gc.enable()  # main has it off while all is imported
-    try:
-        work.run()
-    except sweeps.Stopped as stop:
-        return complain(f"{stop}\n       go on with: rlsys sweep resume {shlex.quote(str(folder))}", PREEMPTED)
-    return show_sweep(study, folder, as_json) if not quiet else OK if study.best() else FAILED
+    with contextlib.closing(study):
+        if verb == "show":
+            return show_sweep(study, folder, as_json)
+        train_command = [*sweeps.TRAIN, *(f"--allow-import={module}" for module in modules)]
+        work = sweeps.Sweep(study, folder, settings, compose_checked, train=train_command, quiet=quiet)
+        if not quiet:
+            room = f"{len(work.free)} at a time, {work.free[0].threads} threads each"
+            print(f"{folder}  {study.spec.trials} trials of {len(study.spec.seeds)} seeds, {room}", flush=True)
+        gc.enable()  # main has it off while all is imported
+        try:
+            work.run()
+        except sweeps.Stopped as stop:
+            return complain(f"{stop}\n       go on with: rlsys sweep resume {shlex.quote(str(folder))}", PREEMPTED)
+        return show_sweep(study, folder, as_json) if not quiet else OK if study.best() else FAILED
 
 
 def compose_sweep(overrides: list[str]) -> tuple[Any, list[str]]:

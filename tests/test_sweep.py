@@ -125,7 +125,7 @@ def test_what_is_typed_later_takes_the_place_of_a_presets_value():
         (["agent.gamma=0.9,0.99", "sweep.pruner=wilcoxon"], "needs 5 seeds or more"),
         (["agent.gamma=0.9,0.99", "sweep.pruner=asha", "eval_every=0"], "lower eval_every"),
         (["agent.gamma=0.9,0.99", "sweep.jobs_per_gpu=2"], "needs sweep.gpus_per_worker=1"),
-        (["agent.gamma=0.9,0.99", "sweep.gpus_per_worker=99"], "sweep.gpus_per_worker=99 and sweep.jobs_per_gpu=1"),
+        (["agent.gamma=0.9,0.99", "sweep.gpus_per_worker=64"], "sweep.gpus_per_worker=64 and sweep.jobs_per_gpu=1"),
         (["agent.gamma=0.9,0.99", "device=cuda"], "sweep.gpus_per_worker=1"),
         (["agent.gamma=0.9,0.99", "run_dir=here"], "sweep.dir=FOLDER"),
         (["agent.gamma=0.9,0.99", "seed=1,1.5"], "seeds are integers"),
@@ -478,6 +478,7 @@ while taken := study.claim():
     print(taken.number, flush=True)
     study.finish(taken.number, [{{"score": 1.0}}])
 study.leave()
+study.close()
 """
 
 
@@ -503,6 +504,7 @@ def test_processes_that_ask_at_once_get_every_trial_once(storage, tmp_path):
     study, _ = sweep.create(spec)
     assert sorted(claimed_at_once(url or str(tmp_path), tmp_path)) == list(range(24))
     assert study.counts()["finished"] == 24
+    study.close()
 
 
 def test_a_record_of_the_journal_that_was_cut_short_is_taken_away(tmp_path):
@@ -566,6 +568,7 @@ def test_processes_on_a_postgresql_server_get_every_trial_once(postgresql, tmp_p
     study, _ = sweep.create(planned(tmp_path, trials=24, storage=postgresql))
     assert sorted(claimed_at_once(postgresql, tmp_path)) == list(range(24))
     assert study.counts()["finished"] == 24
+    study.close()
     with pytest.raises(ConfigError, match="no unfinished sweep"):
         reopen(postgresql)
 
@@ -590,6 +593,23 @@ def test_a_machine_that_joins_over_postgresql_does_the_rest_when_the_first_dies(
     assert summaries(tmp_path / "b") == [row.owner for row in rows].count(rows[-1].owner)
     with pytest.raises(ConfigError, match="There are: "):
         reopen(postgresql, "nothing")
+    study.close()
+
+
+def test_of_several_unfinished_sweeps_in_a_database_one_must_be_named(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    for name in "ab":
+        study, _ = sweep.create(replace(planned(tmp_path / name, trials=1, storage=url), name=name))
+        study.close()
+    with pytest.raises(ConfigError, match="say --study with one of a, b"):
+        reopen(url)
+    study, _ = reopen(url, "b", folder=str(tmp_path / "b"))
+    assert study.spec.name == "b"
+    study.finish(study.claim().number, [{"score": 1.0}])
+    study.close()
+    study, folder = reopen(url, folder=str(tmp_path / "c"))
+    assert (study.spec.name, json.loads((folder / "sweep.json").read_text())["study"]) == ("a", "a")
+    study.close()
 
 
 # -- all of it ---------------------------------------------------------------------------------------------------------

@@ -230,23 +230,15 @@ class Study:
         """The study `name`, or the only unfinished one there; ConfigError if that is not clear."""
         with _quiet():
             storage = open_storage(url)
-            names = [found.study_name for found in storage.get_all_studies() if "spec" in found.user_attrs]
-            if name is not None and name not in names:
-                raise ConfigError(
-                    f"there is no sweep {name!r} in {public(url)}. There are: {', '.join(names) or 'none'}."
-                )
-            found = [
-                cls(optuna.load_study(storage=storage, study_name=one), storage) for one in ([name] if name else names)
-            ]
-            open_ones = [one for one in found if name or one.counts()["waiting"] + one.counts()["running"]]
-            if len(open_ones) != 1:
-                which = ", ".join(one.spec.name for one in open_ones)
-                raise ConfigError(
-                    f"there are several unfinished sweeps in {public(url)}: say --study with one of {which}."
-                    if open_ones
-                    else f"there is no unfinished sweep in {public(url)}."
-                )
-            return open_ones[0]
+            try:
+                return cls(optuna.load_study(storage=storage, study_name=_one(storage, public(url), name)), storage)
+            except BaseException:
+                _close(storage)
+                raise
+
+    def close(self) -> None:
+        """Let go of the storage."""
+        _close(self._storage)
 
     def add_trials(self, trials: int | None = None) -> None:
         """Make trials until there are as many as the spec says, or `trials`."""
@@ -446,6 +438,28 @@ class Study:
             for key, value in row.params.items()
             if key in self.spec.space
         ]
+
+
+def _one(storage: BaseStorage, where: str, name: str | None) -> str:
+    """The name of the study that is meant; ConfigError if there is none, or several."""
+    found = {study.study_name: study._study_id for study in storage.get_all_studies() if "spec" in study.user_attrs}
+    if name is not None:
+        if name not in found:
+            raise ConfigError(f"there is no sweep {name!r} in {where}. There are: {', '.join(found) or 'none'}.")
+        return name
+    open_states = (TrialState.WAITING, TrialState.RUNNING)
+    unfinished = [name for name, known in found.items() if storage.get_n_trials(known, open_states)]
+    if not unfinished:
+        raise ConfigError(f"there is no unfinished sweep in {where}.")
+    if len(unfinished) > 1:
+        raise ConfigError(f"several sweeps in {where} are unfinished: say --study with one of {', '.join(unfinished)}.")
+    return unfinished[0]
+
+
+def _close(storage: BaseStorage) -> None:
+    if isinstance(storage, optuna.storages.RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _seeds(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
