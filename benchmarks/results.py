@@ -30,8 +30,8 @@ HEAD = [
 ]
 
 
-def train(name: str, seed: int, folder: str) -> dict:
-    """Train one experiment with one seed; returns its summary."""
+def train(name: str, seed: int, folder: str, threads: int) -> dict:
+    """Train one experiment with one seed, on so many threads; returns its summary."""
     command = [
         sys.executable,
         "-m",
@@ -40,6 +40,7 @@ def train(name: str, seed: int, folder: str) -> dict:
         f"experiment={name}",
         f"seed={seed}",
         f"run_dir={folder}/{name}-{seed}",
+        f"threads={threads}",
     ]
     done = subprocess.run([*command, "replay=false", "--quiet"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -85,12 +86,16 @@ def main() -> None:
     if not args.table_only:
         names = args.names or sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
         machine = provenance()
+        threads = max(1, (os.cpu_count() or 1) // args.jobs)  # two runs that share cores wait for each other's threads
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
-            futures = {name: [pool.submit(train, name, seed, folder) for seed in range(args.seeds)] for name in names}
+            futures = {
+                name: [pool.submit(train, name, seed, folder, threads) for seed in range(args.seeds)] for name in names
+            }
             for name, runs in futures.items():
                 results[name] = {
                     "runs": [future.result() for future in runs],
                     "jobs_at_once": args.jobs,
+                    "threads": threads,
                     "machine": machine,
                 }
                 RESULTS.write_text(json.dumps(results, indent=1) + "\n")  # what is there already is kept

@@ -103,7 +103,7 @@ PROPERTIES: dict[str, dict[str, Callable[[], object]]] = {
         "spanning tree": lambda: test_labyrinth.test_every_level_is_a_spanning_tree_of_its_cells_and_solid_beyond(
             25, 25
         ),
-        "window": lambda: test_labyrinth.test_the_observation_is_the_window_around_the_agent(25),
+        "window": lambda: test_maze.test_the_observation_is_the_window_around_the_agent(("labyrinth", {})),
     },
     "maze": {
         "spanning tree": examples(
@@ -113,6 +113,7 @@ PROPERTIES: dict[str, dict[str, Callable[[], object]]] = {
             test_maze.test_the_shortest_way_reaches_the_goal_in_exactly_the_optimal_steps,
             *((104_729 * k,) for k in range(200)),
         ),
+        "window": lambda: test_maze.test_the_observation_is_the_window_around_the_agent(("maze", {})),
     },
     "pendulum": {"mirror": lambda: mirrored("pendulum")},
     "pricing": {

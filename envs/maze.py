@@ -6,24 +6,31 @@ level ids ("train", "test") is a split of mazes, and the score on the test level
 
 **Action** `Discrete(4)`: move one square 0 up, 1 right, 2 down, 3 left. Into a wall: nothing happens.
 
-**Observation** `MultiBinary((19, 19, 3))`, a square by (row, column, plane), row 0 at the top:
+**Observation** `MultiBinary((9, 9, 5))`, the squares around the agent by (row, column, plane), row 0 at the top, the agent at
+(4, 4):
 
 | plane | 1 where |
 |---|---|
-| 0 | a wall is |
-| 1 | the agent is |
-| 2 | the goal is |
+| 0 | a wall is, or nothing, beyond the edge of the maze |
+| 1 | the agent is or has been |
+| 2 | it has been more than once |
+| 3 | the goal is, if it is in sight |
+| 4 | the square of the window that is nearest to the goal |
+
+It does not show the whole state, but in the trail that the agent leaves it shows what an explorer must know: who enters new
+passages before old ones, and none a third time, finds the goal (Trémaux's rule).
 
 **Reward** 1 on reaching the goal, else 0. **Start**: start and goal are uniform on distinct cells.
-**End**: terminated at the goal; truncated after 500 steps (the longest way possible has 160).
-**Solved** at a mean return of 0.95 on test levels. The shortest way, `optimal_steps(level)`, has 40 steps on average; a
-random walk finds the goal in one level of six.
+**End**: terminated at the goal; truncated after 500 steps (the longest way possible has 160, and a walk through every passage and
+back 320). **Solved** at a mean return of 0.95 on test levels. The shortest way, `optimal_steps(level)`, has 40 steps on average;
+a random walk finds the goal in one level of six.
 
 **Parameters**: none. **Levels**: yes.
 
-**References**: the baseline goes the shortest way, so that it always reaches the goal: nobody can do better.
+**References**: the baseline sees the whole maze and goes the shortest way, so that it always reaches the goal: nobody can do
+better.
 
-**Source**: levels by randomised depth-first search; protocol of Cobbe et al., "Leveraging procedural generation to
+**Source**: levels by randomised depth-first search; Trémaux's rule in Lucas, "Récréations mathématiques", 1882; protocol of Cobbe et al., "Leveraging procedural generation to
 benchmark reinforcement learning", ICML 2020.
 """
 
@@ -36,7 +43,13 @@ from envs.engine import Reference, Sim, njit, params, randint, seed_by_level, st
 
 SIDE = 9  # cells
 SIZE = 2 * SIDE + 1  # squares; cell (i, j) is square (2 i + 1, 2 j + 1)
-OPEN, WALL = 0, 1  # codes of `walls`
+OPEN, WALL, SEEN, AGAIN = (
+    0,
+    1,
+    2,
+    3,
+)  # codes of `walls`; the last two are open squares that the agent has come to, once or more
+WINDOW, REACH, PLANES = 9, 4, 5  # the squares that are seen, and how far on either side of the agent
 DOWN, RIGHT = (-1, 0, 1, 0), (0, 1, 0, -1)  # rows and columns of a move up, right, down, left
 
 State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", walls=("u1", (SIZE, SIZE)))
@@ -99,42 +112,66 @@ def place(s, side):
 
 
 @njit
-def reset(s, p):
+def build(s, size, side):
+    """A maze of side x side cells on size x size squares, in the upper left; what it does not fill is solid."""
     seed_by_level(s)
-    for i in range(SIZE):
-        for j in range(SIZE):
+    for i in range(size):
+        for j in range(size):
             s.walls[i, j] = WALL
-    carve(s, SIDE)
-    place(s, SIDE)
+    carve(s, side)
+    place(s, side)
+    s.walls[s.row, s.column] = SEEN
+
+
+@njit
+def look(s, size, obs):
+    """The window around the agent, of a maze on size x size squares."""
+    flat = obs.flat  # a fifth of the time that three indices take
+    top, left = int(s.row) - REACH, int(s.column) - REACH
+    for i in range(WINDOW):
+        for j in range(WINDOW):
+            row, column = top + i, left + j
+            is_on_grid = 0 <= row < size and 0 <= column < size
+            code = int(s.walls[row, column]) if is_on_grid else WALL
+            square = PLANES * (i * WINDOW + j)
+            flat[square] = code == WALL
+            flat[square + 1] = code >= SEEN
+            flat[square + 2] = code == AGAIN
+            flat[square + 3] = 0
+            flat[square + 4] = 0
+    goal_row, goal_column = int(s.goal_row) - top, int(s.goal_column) - left
+    row, column = min(max(goal_row, 0), WINDOW - 1), min(max(goal_column, 0), WINDOW - 1)
+    obs[row, column, 3] = row == goal_row and column == goal_column
+    obs[row, column, 4] = 1
+
+
+@njit
+def reset(s, p):
+    build(s, SIZE, SIDE)
 
 
 @njit
 def step(s, p, action):
     row, column = int(s.row) + DOWN[action], int(s.column) + RIGHT[action]
-    if s.walls[row, column] == OPEN:
+    if s.walls[row, column] != WALL:
         s.row, s.column = row, column
+        s.walls[row, column] = SEEN if s.walls[row, column] == OPEN else AGAIN
     arrived = s.row == s.goal_row and s.column == s.goal_column
     return (1.0 if arrived else 0.0), arrived
 
 
 @njit
 def observe(s, p, obs):
-    flat, walls = obs.flat, s.walls.flat  # a fifth of the time that three indices take
-    for square in range(SIZE * SIZE):
-        flat[3 * square] = walls[square]
-        flat[3 * square + 1] = 0
-        flat[3 * square + 2] = 0
-    flat[3 * (int(s.row) * SIZE + int(s.column)) + 1] = 1
-    flat[3 * (int(s.goal_row) * SIZE + int(s.goal_column)) + 2] = 1
+    look(s, SIZE, obs)
 
 
 @njit
-def is_sound(s, size, last_code):
+def is_sound(s, size):
     """Whether agent and goal lie inside the outer wall, and that wall, which keeps the agent in, has no gap."""
     for i in range(size):
         for j in range(size):
             is_edge = i == 0 or j == 0 or i == size - 1 or j == size - 1
-            if s.walls[i, j] > last_code or (is_edge and s.walls[i, j] != WALL):
+            if s.walls[i, j] > AGAIN or (is_edge and s.walls[i, j] != WALL):
                 return False
     return is_inside(s.row, s.column, size) and is_inside(s.goal_row, s.goal_column, size)
 
@@ -146,7 +183,7 @@ def is_inside(row, column, size):
 
 @njit
 def valid(s, p):
-    return is_sound(s, SIZE, WALL)
+    return is_sound(s, SIZE)
 
 
 @njit
@@ -178,11 +215,23 @@ def scripted(s, p, action):
     action[0] = first_step(s, SIZE * SIZE)
 
 
+def draw_maze(s, size, canvas):
+    """The maze, the trail, the goal, the agent and its window."""
+    codes = s.walls[:size, :size].copy()
+    codes[codes == AGAIN] = SEEN
+    codes[s.goal_row, s.goal_column] = 3
+    canvas.tiles(codes, ["paper", "ink", "yellow", "leaf"])
+    x, y = s.column + 0.5, size - s.row - 0.5
+    large = size / 60  # so that they can still be found in a large one
+    canvas.disc(s.goal_column + 0.5, size - s.goal_row - 0.5, max(0.42, large), color="leaf")
+    canvas.disc(x, y, max(0.42, large), color="orange")
+    reach = REACH + 0.5
+    corners = [(x - reach, y - reach), (x + reach, y - reach), (x + reach, y + reach), (x - reach, y + reach)]
+    canvas.path([*corners, corners[0]], color="blue", width=0.005 * size)
+
+
 def draw(s, p, canvas):
-    codes = s.walls.copy()
-    codes[s.goal_row, s.goal_column] = 2
-    canvas.tiles(codes, ["paper", "ink", "leaf"])
-    canvas.disc(s.column + 0.5, SIZE - s.row - 0.5, 0.42, color="orange")
+    draw_maze(s, SIZE, canvas)
 
 
 def shortest_way(walls, start, goal) -> list[int]:
@@ -210,7 +259,7 @@ def optimal_steps(level: int) -> int:
     env.reset(options={"level": level})
     s = env.state[0]
     start, goal = (int(s["row"]), int(s["column"])), (int(s["goal_row"]), int(s["goal_column"]))
-    return len(shortest_way(s["walls"], start, goal))
+    return len(shortest_way(s["walls"] == WALL, start, goal))
 
 
 @cache
@@ -222,7 +271,7 @@ def _one_maze():
 
 SIM = Sim(
     name="Maze",
-    version=0,
+    version=1,
     state=State,
     params=Params,
     reset=reset,
@@ -236,7 +285,7 @@ SIM = Sim(
         "scripted": Reference(1.0, 0.0, "10,000 test levels"),
         "optimal": Reference(1.0, 0.0, "every goal can be reached, in 160 steps at most"),
     },
-    observation_space=MultiBinary((SIZE, SIZE, 3)),
+    observation_space=MultiBinary((WINDOW, WINDOW, PLANES)),
     action_space=Discrete(4),
     max_episode_steps=500,
     reward_threshold=0.95,

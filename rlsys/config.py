@@ -31,6 +31,10 @@ def several(default: str, *others: str) -> Any:
     return field(default_factory=lambda: [default], metadata={"several": (default, *others)})
 
 
+# What becomes of observations that are pictures. mlp: they are flattened; the others are convolutions, auto by their size.
+ENCODERS = ("auto", "mlp", "small", "nature")
+
+
 def sizes(*default: int) -> Any:
     """A list of layer sizes."""
     return field(default_factory=lambda: list(default), metadata={"range": (1, 65536)})
@@ -86,6 +90,7 @@ class PPOConfig:
     normalize_observations: bool = False
     normalize_rewards: bool = False
     hidden: list[int] = sizes(64, 64)
+    encoder: str = choice(*ENCODERS)
     activation: str = choice("tanh", "relu", "elu", "gelu", "silu")
     log_std_init: float = 0.0  # Box actions
 
@@ -118,6 +123,7 @@ class DQNConfig:
     prioritized_replay_eps: float = ranged(1e-6, 1e-12)  # added to each error: none is forgotten
     normalize_observations: bool = False
     hidden: list[int] = sizes(64, 64)
+    encoder: str = choice(*ENCODERS)
     activation: str = choice("relu", "tanh", "elu", "gelu", "silu")
 
 
@@ -139,6 +145,7 @@ class PQNConfig:
     max_grad_norm: float = ranged(10.0, 0)
     normalize_observations: bool = False
     hidden: list[int] = sizes(128, 128)
+    encoder: str = choice(*ENCODERS)
     activation: str = choice("relu", "tanh", "elu", "gelu", "silu")
     layer_norm: bool = True  # what stands in for a target network
 
@@ -151,6 +158,7 @@ class SB3Config:
     algo: str = choice("PPO", "DQN", "A2C", "SAC", "TD3")
     hyperparameters: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the algorithm
     hidden: list[int] = sizes(64, 64)
+    encoder: str = choice(*ENCODERS)
     activation: str = choice("tanh", "relu", "elu", "gelu", "silu")
     normalize_observations: bool = False
 

@@ -1,9 +1,8 @@
 """MLPs on the CPU: forward, backward by hand, and Adam, in chunks of rows that stay in a core's cache.
 
 This file is a template, as `envs/engine/batch.py` is: `native.py` fills in `activation` (y -> f(y)), `slope` (f(y) -> f'(y)),
-`loss_row` and `pick_row` (scalar functions of one sample; see native.py), `STANDARDIZE` (a column, or -1), `bare` (jit.py), and
-`njit`,
-`njit_batch`, `njit_entry`, `prange`.
+`loss_row` and `pick_row` (scalar functions of one sample; see native.py), `STANDARDIZE` (a column, or -1), `SPARSE` (whether
+observations are mostly zeros), `bare` (jit.py), and `njit`, `njit_batch`, `njit_entry`, `prange`.
 
 A net is the tuple (flat, turned, layers, first, free_at). All parameters are one vector `flat`; layers[L] = (weights at, bias
 at, n_in, n_out, activations at); network k has the layers first[k] to first[k + 1]; what no network computes, the free
@@ -11,6 +10,9 @@ parameters, is flat[free_at:]. In `turned` the weights are transposed, as the ma
 forward; `turn` brings it up to date, and whoever enters from Python begins with that. An output row is the free parameters,
 then the networks' outputs. A norm is the tuple (mean[F], scale[F], limit): a network sees clip((obs - mean) * scale, -limit,
 limit). S samples, B a minibatch, F features.
+
+Where observations are grids of flags, the first layer skips what is zero, in either direction: of a board of 12 x 12 x 7 flags
+with some twenty set, that is nearly all of the work.
 
 A minibatch is cut into chunks, chunk c belongs to lane c % LANES, and lanes are added up in their order: the bits of a
 result do not depend on the number of threads. Scratch memory has one row for each lane.
@@ -48,6 +50,46 @@ def normalised(obs, norm, x):
 
 
 @njit
+def _first_layer(x, weights, y, rows):
+    """y [rows, n] = x [rows, F] @ weights [F, n]."""
+    if not SPARSE:
+        np.dot(x, weights, y)
+        return
+    for r in range(rows):
+        for i in range(y.shape[1]):
+            y[r, i] = 0
+        for j in range(x.shape[1]):
+            value = x[r, j]
+            if value != 0:
+                for i in range(y.shape[1]):
+                    y[r, i] += value * weights[j, i]
+
+
+@njit
+def _first_gradient(x, d, grad, rows):
+    """grad [F, n] += x [rows, F].T @ d [rows, n], where observations are sparse."""
+    for r in range(rows):
+        for j in range(x.shape[1]):
+            value = x[r, j]
+            if value != 0:
+                for i in range(d.shape[1]):
+                    grad[j, i] += value * d[r, i]
+
+
+@njit
+def _turn_first_gradients(net, grad, product):
+    """Bring the first layers' gradients from the order of `_first_gradient` [F, n] into that of the weights [n, F]."""
+    _, _, layers, first, _ = net
+    for k in range(len(first) - 1):
+        w_at, _, n_in, n_out, _ = _layer(layers, first[k])
+        for j in range(n_in):
+            for i in range(n_out):
+                product[i * n_in + j] = grad[w_at + j * n_out + i]
+        for i in range(n_in * n_out):
+            grad[w_at + i] = product[i]
+
+
+@njit
 def forward(net, from_net, to_net, x, acts, rows):
     """Run the networks from_net to to_net on x [rows, F]; the activations of every layer go to acts."""
     flat, turned, layers, first, _ = net
@@ -56,7 +98,11 @@ def forward(net, from_net, to_net, x, acts, rows):
         for l in range(first[k], first[k + 1]):
             w_at, b_at, n_in, n_out, y_at = _layer(layers, l)
             y = acts[y_at : y_at + rows * n_out].reshape(rows, n_out)
-            np.dot(h, turned[w_at : w_at + n_in * n_out].reshape(n_in, n_out), y)
+            weights = turned[w_at : w_at + n_in * n_out].reshape(n_in, n_out)
+            if l == first[k]:
+                _first_layer(h, weights, y, rows)
+            else:
+                np.dot(h, weights, y)
             bias = flat[b_at : b_at + n_out]
             if l + 1 < first[k + 1]:
                 for r in range(rows):
@@ -87,7 +133,7 @@ def outputs(net, from_net, to_net, acts, rows, out):
 
 @njit
 def backward(net, grad, x, acts, deltas, product, rows, d_out):
-    """Add the gradient of sum(out * d_out) over rows to grad."""
+    """Add the gradient of sum(out * d_out) over rows to grad; where observations are sparse, see `_turn_first_gradients`."""
     flat, _, layers, first, free_at = net
     at = len(flat) - free_at
     for j in range(at):
@@ -109,10 +155,13 @@ def backward(net, grad, x, acts, deltas, product, rows, d_out):
                 h_at = layers[l - 1, 4]
                 h = acts[h_at : h_at + rows * n_in].reshape(rows, n_in)
             size = n_out * n_in
-            np.dot(d.T, h, product[:size].reshape(n_out, n_in))
             weights, p = grad[w_at : w_at + size], product[:size]
-            for i in range(size):
-                weights[i] += p[i]
+            if SPARSE and l == first[k]:
+                _first_gradient(x, d, weights.reshape(n_in, n_out), rows)
+            else:
+                np.dot(d.T, h, p.reshape(n_out, n_in))
+                for i in range(size):
+                    weights[i] += p[i]
             bias = grad[b_at : b_at + n_out]
             for r in range(rows):
                 for j in range(n_out):
@@ -217,6 +266,8 @@ def _finish(net, batch, n_lanes, optimizer, step, max_log, scratch, logs):
     if logs[0] > max_log:
         return False
 
+    if SPARSE:
+        _turn_first_gradients(net, grad[0], scratch[3][0])
     total, (moment, square, adam, max_norm) = grad[0], optimizer
     norm = 0.0
     for i in range(len(total)):

@@ -38,14 +38,16 @@ from torch import Tensor, nn
 from envs.engine import kernels
 from envs.engine.jit import bare
 from envs.engine.vector import SimVectorEnv
-from rlsys.networks import Encoder, VectorPart
+from rlsys.networks import Encoder, ObsSpec, VectorPart
 from rlsys.provenance import usable_cores
 
 FOLDER = Path(__file__).parent
 ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.ELU: "elu"}
 PARALLEL_FROM = 64  # samples a minibatch; below, waking the threads costs more than they save
+SPARSE_FROM = 128  # flags; below, the matrix product is as fast
 CHILD_SECONDS = 120.0
 MOST_THREADS = 8  # by themselves; more have not been measured
+CHUNK_FROM = 32  # rows: what rollout_kernels.py evaluates at a time
 CHUNK_FLOPS = 100**3  # OpenBLAS multiplies without packing what is no larger than that
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # all but the assumption that there is no NaN and no infinity
 
@@ -82,6 +84,12 @@ def reason_against(device: torch.device, encoder: Encoder, networks: list[list[A
     return None
 
 
+def is_sparse(spec: ObsSpec) -> bool:
+    """Whether most of an observation is likely to be zero: many flags."""
+    flags = spec.dtype == "int8" and all(part.kind in ("grid", "binary") for part in spec.parts)
+    return flags and math.prod(spec.shape) >= SPARSE_FROM
+
+
 def choose_threads(batch_size: int) -> int:
     """As many as pay for minibatches of this size: one for each 32 samples. On two cores the second adds 60 to 90 %."""
     return max(1, min(usable_cores(), batch_size // 32, MOST_THREADS))
@@ -91,9 +99,10 @@ def norm_of(encoder: Encoder) -> Norm:
     """What an encoder without weights does to a flattened observation."""
     mean, scale, limit = [], [], np.finfo(np.float32).max.item()
     for size, part in zip(encoder.sizes, encoder.parts, strict=True):
-        norm = part.norm if isinstance(part, VectorPart) else None
+        assert isinstance(part, VectorPart)
+        norm = part.norm
         mean.append(torch.zeros(size) if norm is None else norm.mean.float())
-        scale.append(torch.ones(size) if norm is None else (norm.var + 1e-8).rsqrt().float())
+        scale.append(torch.full((size,), part.scale) if norm is None else (norm.var + 1e-8).rsqrt().float())
         limit = limit if norm is None else 10.0
     return torch.cat(mean).numpy(), torch.cat(scale).numpy(), limit
 
@@ -101,7 +110,7 @@ def norm_of(encoder: Encoder) -> Norm:
 class Flat:
     """The parameters of networks as one vector, of which the modules' own become views. See mlp_kernels.py for `net`."""
 
-    def __init__(self, networks: list[list[Any]], free: list[nn.Parameter]):
+    def __init__(self, networks: list[list[Any]], free: list[nn.Parameter], sparse: bool):
         layers = [[_linears(m) for m in network if type(m) not in ACTIVATIONS] for network in networks]
         groups = [group for network in layers for group in network]
         parameters = [p for group in groups for p in (*(x.weight for x in group), *(x.bias for x in group))]
@@ -116,7 +125,8 @@ class Flat:
         self.size = max(n_in * n_out for network in shapes for n_in, n_out in network)
         self.widest = max(max(shape) for network in shapes for shape in network)
         self.n_in = shapes[0][0][0]
-        self.chunk = min(128, max(16, CHUNK_FLOPS // self.size // 16 * 16))  # rows
+        products = [n_in * n_out for network in shapes for n_in, n_out in network[sparse:]]
+        self.chunk = min(128, max(CHUNK_FROM, CHUNK_FLOPS // max(products, default=1) // 16 * 16))  # rows
         rows, first, at, acts_at = [], [0], 0, 0
         for network in shapes:
             for n_in, n_out in network:
@@ -151,10 +161,14 @@ class Native:
         rule: Rule,
         order: list[nn.Parameter],
         threads: int = 1,
+        sparse: bool = False,
     ):
-        """order: the parameters as a torch optimiser would be given them, which is how `state` counts them."""
+        """order: the parameters as a torch optimiser would be given them, which is how `state` counts them.
+
+        sparse: whether observations are mostly zeros, which the first layer then skips.
+        """
         one_blas_thread()
-        self.rule, self.params = rule, Flat(networks, free)
+        self.rule, self.params = rule, Flat(networks, free, sparse)
         self.threads = min(threads, kernels.NUMBA_CONFIG["NUMBA_NUM_THREADS"])
         index = {id(p): i for i, p in enumerate(order)}
         self._order = [index[id(p)] for p in self.params.parameters]
@@ -167,7 +181,7 @@ class Native:
         assert len(kind) == 1, "one activation for all networks"
         activation, slope = _activation(kind.pop(), self.flat.dtype)
         names = {"activation": activation, "slope": slope, "loss_row": rule.loss_row, "STANDARDIZE": rule.standardize}
-        names["pick_row"] = rule.pick_row
+        names |= {"pick_row": rule.pick_row, "SPARSE": sparse}
         self.modules = [self._fill_in("mlp_kernels.py", names, backend) for backend in self._backends]
         lanes = self.modules[0].LANES
 

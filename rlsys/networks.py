@@ -13,6 +13,12 @@ import torch
 from torch import Tensor, nn
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU}
+SCALES = {"image": 1 / 255}  # by kind of part; all others are taken as they are
+CONVOLUTIONS = {  # channels, kernel, stride
+    "small": [(32, 3, 1), (64, 3, 1)],
+    "nature": [(32, 8, 4), (64, 4, 2), (64, 3, 1)],  # Mnih et al. 2015, "Human-level control"
+}
+NATURE_FROM = 36  # pixels: what its kernels and strides come down to 1 x 1 from
 
 
 @dataclass(frozen=True)
@@ -101,32 +107,45 @@ def mlp(n_in: int, hidden: list[int], activation: str, orthogonal: bool, layer_n
     return nn.Sequential(*layers)
 
 
+def is_picture(part: Part, encoder: str) -> bool:
+    """Whether `part` goes through convolutions."""
+    return part.kind in ("grid", "image") and encoder != "mlp"
+
+
 class VectorPart(nn.Module):
-    """Numbers: flattened to float32 and, on request, normalised."""
+    """Numbers, or a flattened picture: float32 and, on request and if they are numbers, normalised."""
 
     def __init__(self, part: Part, normalize: bool):
         super().__init__()
-        self.num_features = part.size
+        self.num_features, self.scale = part.size, SCALES.get(part.kind, 1.0)
         self.norm = RunningNorm([part.size]) if normalize and part.kind == "vector" else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1).float()
+        if self.scale != 1.0:
+            x = x * self.scale
         return x if self.norm is None else self.norm(x)
 
 
 class PicturePart(nn.Module):
-    """A grid or image [B, height, width, channels] through convolutions: small 3x3 ones, or the Nature CNN from 36 pixels on.
+    """A grid or image [B, height, width, channels] through one of the CONVOLUTIONS and a linear layer: 256 features.
 
-    Images are uint8 and are divided by 255. Source of the larger network: Mnih et al. 2015, "Human-level control".
+    Images are uint8 and are divided by 255.
     """
 
-    def __init__(self, part: Part):
+    def __init__(self, part: Part, encoder: str):
         super().__init__()
         height, width, channels = part.shape
-        self.shape, self.scale = part.shape, 1 / 255 if part.kind == "image" else 1.0
-        sizes = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if min(height, width) >= 36 else [(32, 3, 1), (64, 3, 1)]
+        self.shape, self.scale = part.shape, SCALES.get(part.kind, 1.0)
+        if encoder == "auto":
+            encoder = "nature" if min(height, width) >= NATURE_FROM else "small"
+        if encoder == "nature" and min(height, width) < NATURE_FROM:
+            raise ValueError(
+                f"agent.encoder=nature is for pictures of {NATURE_FROM} x {NATURE_FROM} or more, and these have {height} x "
+                f"{width}. Use agent.encoder=small or mlp."
+            )
         layers: list[nn.Module] = []
-        for n_out, kernel, stride in sizes:
+        for n_out, kernel, stride in CONVOLUTIONS[encoder]:
             conv = nn.Conv2d(channels, n_out, kernel, stride)
             orthogonal_(conv.weight, math.sqrt(2))
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -144,13 +163,17 @@ class PicturePart(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Observation [B, *O] -> features [B, num_features]: each part through its own network, concatenated."""
+    """Observation [B, *O] -> features [B, num_features]: each part through its own network, concatenated.
 
-    def __init__(self, spec: ObsSpec, normalize: bool):
+    encoder: what becomes of pictures: one of CONVOLUTIONS, "auto" (nature or small, by size), or "mlp" (they are flattened).
+    """
+
+    def __init__(self, spec: ObsSpec, normalize: bool, encoder: str = "auto"):
         super().__init__()
         self.sizes = [part.size for part in spec.parts]
         self.parts = nn.ModuleList(
-            PicturePart(part) if part.kind in ("grid", "image") else VectorPart(part, normalize) for part in spec.parts
+            PicturePart(part, encoder) if is_picture(part, encoder) else VectorPart(part, normalize)
+            for part in spec.parts
         )
         self.num_features: int = sum(part.num_features for part in self.parts)  # type: ignore[misc]
 

@@ -46,6 +46,7 @@ class PolicySpec:
     dueling: bool = False  # q_values only
     log_std_init: float = 0.0  # gaussian only
     layer_norm: bool = False  # in the body, before each activation (the specs of older checkpoints do not have it)
+    encoder: str = "auto"  # of pictures, see networks.Encoder (neither do they have this)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -189,7 +190,7 @@ class Policy(nn.Module):
     def __init__(self, spec: PolicySpec):
         super().__init__()
         self.spec = spec
-        self.encoder = Encoder(spec.obs, spec.normalize)
+        self.encoder = Encoder(spec.obs, spec.normalize, spec.encoder)
         self.body = mlp(self.encoder.num_features, spec.hidden, spec.activation, spec.orthogonal, spec.layer_norm)
         n_in = spec.hidden[-1] if spec.hidden else self.encoder.num_features
         self.head = _head(spec, n_in)

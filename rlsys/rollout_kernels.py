@@ -10,7 +10,7 @@ a thread takes its chunks through all T steps. net and norm as in mlp_kernels.py
 
 import numpy as np
 
-ENVS = 32  # rows that make full use of the matrix product, and enough chunks for the threads of a small rollout
+ENVS = 32  # native.CHUNK_FROM: rows that make full use of the matrix product, and enough chunks for the threads
 
 
 @njit

@@ -20,6 +20,7 @@ from rlsys.config import Config, ConfigError
 from rlsys.evaluate import Report, final_report, held_out
 from rlsys.folder import Run, card, describe, label, new_folder, write_whole
 from rlsys.log import Log, Progress
+from rlsys.networks import is_picture
 from rlsys.replay import record
 from rlsys.signals import Stop, stop_signals
 from rlsys.torchenv import DeviceError, Stopwatch, TorchEnv, make_env, reward_threshold
@@ -322,7 +323,7 @@ def has_pictures(cfg: Config) -> bool:
     """Whether the observations of `cfg` go through convolutions."""
     probe = make_env(cfg.env, 1, split="train", seed=0)
     probe.close()
-    return any(part.kind in ("grid", "image") for part in probe.obs_spec.parts)
+    return any(is_picture(part, cfg.agent.encoder) for part in probe.obs_spec.parts)
 
 
 def say(quiet: bool, *lines: str) -> None:

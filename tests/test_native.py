@@ -36,7 +36,9 @@ def agent_for(sim: str, dtype=torch.float32, **options) -> PPO:
 def samples_for(agent: PPO, dtype) -> tuple[torch.Tensor, ...]:
     """obs, action, log_prob, advantage, target, of a policy that has changed since: ratios beyond both clips."""
     g = torch.Generator().manual_seed(1)
-    obs = torch.randn(S, *agent.env.obs_spec.shape, generator=g).to(dtype)
+    obs = torch.randn(S, agent.policy.encoder.num_features, generator=g).to(dtype)
+    if native.is_sparse(agent.policy.spec.obs):
+        obs = (obs > 1.5).to(dtype)  # one in fifteen
     with torch.no_grad():
         rule = agent.policy.rule(obs)
         action = rule.sample(g)
@@ -51,7 +53,8 @@ def native_for(agent: PPO, threads: int = 1) -> Native:
     head, free = (policy.head.mean, [policy.head.log_std]) if gaussian else (policy.head, [])
     rule = ppo_rules.rule(policy.spec.rule, agent.config.normalize_advantage)
     order = [*policy.parameters(), *critic.parameters()]
-    return Native([[*policy.body, head], [*critic.body, critic.head]], free, rule, order, threads)
+    sparse = native.is_sparse(policy.spec.obs)
+    return Native([[*policy.body, head], [*critic.body, critic.head]], free, rule, order, threads, sparse)
 
 
 def in_native_order(agent: PPO, tensors: dict) -> torch.Tensor:
@@ -79,6 +82,8 @@ CASES = [
     ("cartpole", {"hidden": [], "normalize_advantage": False}),
     ("pendulum", {}),
     ("pendulum", {"hidden": [33], "ent_coef": 0.0}),
+    ("breakout", {"encoder": "mlp", "activation": "relu"}),  # flags: the first layer is sparse
+    ("game2048", {"hidden": []}),  # and the only one
 ]
 
 
@@ -133,10 +138,11 @@ def test_a_minibatch_over_the_kl_limit_is_not_learned_from():
     assert engine.steps == 0
 
 
-@pytest.mark.parametrize("sim", ["cartpole", "pendulum"])
+@pytest.mark.parametrize("sim", ["cartpole", "pendulum", "breakout"])
 def test_ten_iterations_follow_those_of_torch(sim):
-    config = replace(CONFIG, normalize_observations=True, normalize_rewards=True, n_epochs=1)
+    config = replace(CONFIG, normalize_observations=True, normalize_rewards=True, n_epochs=1, encoder="mlp")
     mine, theirs = (PPO(TorchEnv(make(sim, 4)), config, seed=3, engine=engine) for engine in ("native", "torch"))
+    assert native.is_sparse(mine.policy.spec.obs) == (sim == "breakout")
     for k in range(10):
         a, b = mine.iterate(k / 10), theirs.iterate(k / 10)
         assert set(a) == set(b)
@@ -144,6 +150,18 @@ def test_ten_iterations_follow_those_of_torch(sim):
         torch.testing.assert_close(p, q, rtol=0, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
     assert mine.obs.shape == theirs.obs.shape
     torch.testing.assert_close(mine.obs, theirs.obs, rtol=0, atol=1e-2)  # the same actions in the same worlds
+
+
+def test_wide_networks_act_on_as_many_envs_at_a_time_as_narrow_ones():
+    config = replace(CONFIG, hidden=[300, 300], n_steps=2, n_epochs=1)  # chunks of no more than CHUNK_FROM rows
+    mine, theirs = (
+        PPO(TorchEnv(make("cartpole", 65)), config, seed=3, engine=engine) for engine in ("native", "torch")
+    )
+    assert mine.native.params.chunk == native.CHUNK_FROM
+    for agent in (mine, theirs):
+        agent.iterate(0.0)
+    for p, q in zip(mine.policy.parameters(), theirs.policy.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads():

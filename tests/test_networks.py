@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlsys.networks import ACTIVATIONS, Encoder, ObsSpec, Part, RunningNorm, linear, mlp
+from rlsys.config import ENCODERS
+from rlsys.networks import ACTIVATIONS, CONVOLUTIONS, Encoder, ObsSpec, Part, RunningNorm, linear, mlp
 
 
 def spec(dtype, *parts):
@@ -117,6 +118,27 @@ def test_the_pixels_of_an_image_are_divided_by_255_and_those_of_a_grid_are_not()
     torch.manual_seed(0)
     grid = Encoder(spec("float32", ("grid", (12, 12, 1))), normalize=False)
     torch.testing.assert_close(image(x), grid(x / 255))
+
+
+def test_pictures_can_be_flattened_instead():
+    x = torch.randint(0, 256, (2, 6, 6, 2), dtype=torch.uint8)
+    image = Encoder(spec("uint8", ("image", (6, 6, 2))), normalize=True, encoder="mlp")
+    assert not image.has_weights
+    torch.testing.assert_close(image(x), x.flatten(1) / 255)
+    assert Encoder(spec("uint8", ("grid", (6, 6, 2))), normalize=True, encoder="mlp")(x).equal(x.flatten(1).float())
+
+
+def test_the_convolutions_can_be_chosen():
+    large, small = spec("uint8", ("image", (40, 40, 3))), spec("uint8", ("image", (10, 40, 3)))
+    kernels = lambda encoder: [m.kernel_size[0] for m in encoder.modules() if isinstance(m, torch.nn.Conv2d)]  # noqa: E731
+    assert kernels(Encoder(large, False)) == kernels(Encoder(large, False, "nature")) == [8, 4, 3]
+    assert kernels(Encoder(large, False, "small")) == kernels(Encoder(small, False)) == [3, 3]
+    with pytest.raises(ValueError, match=r"encoder=nature is for pictures of 36 x 36 or more, and these have 10 x 40"):
+        Encoder(small, False, "nature")
+
+
+def test_the_encoders_that_a_config_can_name_are_those_there_are():
+    assert set(ENCODERS) == {"auto", "mlp", *CONVOLUTIONS}
 
 
 def test_a_packed_dict_is_taken_apart_again():

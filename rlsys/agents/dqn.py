@@ -48,6 +48,7 @@ class DQN:
             hidden=config.hidden,
             activation=config.activation,
             normalize=config.normalize_observations,
+            encoder=config.encoder,
             orthogonal=False,
             dueling=config.dueling,
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rlsys.agents import dqn_rules
 from rlsys.buffers import Replay
 from rlsys.config import DQNConfig
-from rlsys.native import Flat, Native, norm_of
+from rlsys.native import Flat, Native, is_sparse, norm_of
 from rlsys.networks import Encoder, VectorPart
 from rlsys.policy import Dueling, Policy
 from rlsys.torchenv import TorchEnv
@@ -48,8 +48,9 @@ class NativeDQN:
         threads: int,
     ):
         self.policy, self.target, self.replay, self.env, self.config = policy, target, replay, env, config
-        self.adam = Native([layers(policy)], [], dqn_rules.rule(config.dueling), parameters, threads)
-        self.target_params = Flat([layers(target)], [])
+        sparse = is_sparse(policy.spec.obs)
+        self.adam = Native([layers(policy)], [], dqn_rules.rule(config.dueling), parameters, threads, sparse)
+        self.target_params = Flat([layers(target)], [], sparse)
         names = {"q_row": dqn_rules.q_row(config.dueling), "DOUBLE": config.double}
         title = self.adam.rule.name
         if env.compiled:

@@ -25,7 +25,7 @@ from rlsys.agents import (
 from rlsys.buffers import action_tensor
 from rlsys.capture import Capture
 from rlsys.config import PPOConfig
-from rlsys.native import Native, Rollout, choose_threads, norm_of, reason_against
+from rlsys.native import Native, Rollout, choose_threads, is_sparse, norm_of, reason_against
 from rlsys.networks import Encoder, RunningNorm, linear, mlp
 from rlsys.policy import Policy, PolicySpec
 from rlsys.torchenv import Stopwatch, TorchEnv
@@ -61,6 +61,7 @@ class PPO:
             hidden=config.hidden,
             activation=config.activation,
             normalize=config.normalize_observations,
+            encoder=config.encoder,
             log_std_init=config.log_std_init,
         )
         with torch.random.fork_rng(devices=[]):
@@ -342,7 +343,7 @@ class PPO:
             return None
         rule = ppo_rules.rule(policy.spec.rule, self.config.normalize_advantage)
         threads = threads or choose_threads(self.config.batch_size)
-        return Native(networks, free, rule, self.parameters, threads)
+        return Native(networks, free, rule, self.parameters, threads, is_sparse(policy.spec.obs))
 
     def minibatches(self) -> list[Tensor]:
         """Indices [B] into the flattened rollout: each epoch a new permutation of all steps that are experience."""

@@ -37,6 +37,7 @@ class PQN:
             hidden=config.hidden,
             activation=config.activation,
             normalize=config.normalize_observations,
+            encoder=config.encoder,
             orthogonal=False,
             layer_norm=config.layer_norm,
         )

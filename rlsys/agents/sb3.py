@@ -79,6 +79,7 @@ class SB3:
             hidden=config.hidden,
             activation=config.activation,
             normalize=config.normalize_observations,
+            encoder=config.encoder,
         )
         with torch.random.fork_rng(devices=[]):
             self.policy = Policy(spec)
@@ -88,7 +89,7 @@ class SB3:
             "net_arch": config.hidden,
             "activation_fn": ACTIVATIONS[config.activation],
             "features_extractor_class": Features,
-            "features_extractor_kwargs": {"spec": env.obs_spec, "normalize": config.normalize_observations},
+            "features_extractor_kwargs": {"spec": spec.obs, "normalize": spec.normalize, "encoder": spec.encoder},
         }
         extra = given.get("policy_kwargs") or {}
         if said := sorted(networks.keys() & extra.keys()):
@@ -281,10 +282,10 @@ class Worlds(VecEnv):
 class Features(BaseFeaturesExtractor):
     """Our Encoder, for SB3's networks: flat observations [B, size of O] -> features [B, F]."""
 
-    def __init__(self, space: spaces.Space, spec: ObsSpec, normalize: bool):
-        encoder = Encoder(spec, normalize)
-        super().__init__(space, encoder.num_features)
-        self.encoder = encoder
+    def __init__(self, space: spaces.Space, spec: ObsSpec, normalize: bool, encoder: str):
+        module = Encoder(spec, normalize, encoder)
+        super().__init__(space, module.num_features)
+        self.encoder = module
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.encoder(obs)

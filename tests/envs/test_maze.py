@@ -1,6 +1,7 @@
 """Mazes: every level a perfect maze, a function of its id, solvable in as many steps as breadth-first search says."""
 
 import hashlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from envs.maze import SIDE, SIZE, optimal_steps, shortest_way
 from envs.reference.measure import returns
 
 UP, RIGHT, DOWN, LEFT = range(4)
-LAYOUT = ["walls", "row", "column", "goal_row", "goal_column"]
+KINDS = [("maze", {}), ("labyrinth", {}), ("labyrinth", {"cells": 4})]
 
 
 def levels(ids, seed=0):
@@ -25,7 +26,8 @@ def levels(ids, seed=0):
 
 
 def contents(states):
-    return [b"".join(np.asarray(s[field]).tobytes() for field in LAYOUT) for s in states]
+    """What a level is made of, without the trail."""
+    return [(s["walls"] == 1).tobytes() + bytes(sum(ends(s), ())) for s in states]
 
 
 def ends(s):
@@ -36,14 +38,14 @@ def ends(s):
 @given(level=st.integers(0, 2**31 - 1))
 def test_every_level_is_a_spanning_tree_of_its_cells(level):
     s = levels([level])[0]
-    walls = s["walls"]
-    assert set(np.unique(walls)) == {0, 1}
+    walls = s["walls"] == 1
+    assert np.argwhere(s["walls"] > 1).tolist() == [list(ends(s)[0])]  # the trail
     assert walls[[0, -1]].all()
     assert walls[:, [0, -1]].all()
     assert not walls[1::2, 1::2].any()  # cells are open
     assert walls[0::2, 0::2].all()  # the corners between cells are not
     # 81 cells are connected by 80 passages: with breadth-first search reaching all of them, a tree.
-    assert (walls == 0).sum() == SIDE * SIDE + SIDE * SIDE - 1
+    assert (~walls).sum() == SIDE * SIDE + SIDE * SIDE - 1
     for i in range(SIDE):
         for j in range(SIDE):
             shortest_way(walls, (1, 1), (2 * i + 1, 2 * j + 1))  # raises if there is no way
@@ -57,7 +59,7 @@ def test_every_level_is_a_spanning_tree_of_its_cells(level):
 def test_the_shortest_way_reaches_the_goal_in_exactly_the_optimal_steps(level):
     env = envs.make_vec("maze", 1, seed=0, autoreset_mode="NextStep")
     env.reset(options={"level": level})
-    way = shortest_way(env.state["walls"][0], *ends(env.state[0]))
+    way = shortest_way(env.state["walls"][0] == 1, *ends(env.state[0]))
     ended = [bool(env.step(np.array([action]))[2][0]) for action in way]
     assert len(way) == optimal_steps(level)
     assert ended == [False] * (len(way) - 1) + [True]
@@ -72,7 +74,7 @@ def test_the_baseline_goes_the_shortest_way_from_wherever_it_is():
         env.step(env.action_space.sample())
     for _ in range(20):
         playing = [i for i, s in enumerate(env.state) if ends(s)[0] != ends(s)[1]]
-        ways = {i: shortest_way(env.state["walls"][i], *ends(env.state[i])) for i in playing}
+        ways = {i: shortest_way(env.state["walls"][i] == 1, *ends(env.state[i])) for i in playing}
         actions = env.scripted_actions()
         assert [actions[i] for i in ways] == [way[0] for way in ways.values()]
         env.step(actions)
@@ -120,8 +122,8 @@ def test_start_and_goal_are_uniform_over_cells():
 
 def test_mazes_favour_no_direction():
     # 144 places for a passage; by the maze's symmetry as many passages lie across as along: of 80, 40 on average.
-    walls = levels(np.arange(2000))["walls"]
-    across, along = (walls[:, 1::2, 2:-1:2] == 0).sum(axis=(1, 2)), (walls[:, 2:-1:2, 1::2] == 0).sum(axis=(1, 2))
+    is_open = levels(np.arange(2000))["walls"] != 1
+    across, along = is_open[:, 1::2, 2:-1:2].sum(axis=(1, 2)), is_open[:, 2:-1:2, 1::2].sum(axis=(1, 2))
     assert (across + along == 80).all()
     assert abs(across.mean() - 40) < 4 * across.std() / np.sqrt(2000)  # four standard errors
 
@@ -157,18 +159,82 @@ def test_the_goal_is_worth_one_and_ends_the_episode():
     assert at(3, 2, RIGHT) == ((3, 3), 1, True)
 
 
-def test_the_observation_shows_walls_agent_and_goal():
-    env = envs.make_vec("maze", 20, seed=0)
+def wandered(kind, n, steps):
+    """Envs whose agents have walked about at random."""
+    name, params = kind
+    env = envs.make_vec(name, n, seed=1, autoreset_mode="NextStep", params=params)
+    env.action_space.seed(1)
+    env.reset()
+    for _ in range(steps):
+        env.step(env.action_space.sample())
+    return env
+
+
+def plain_window(s):
+    """The observation once more, cut out of a picture of the maze that is padded with wall."""
+    (row, column), goal = ends(s)
+    padded = np.pad(s["walls"], 4, constant_values=1)
+    window = padded[row : row + 9, column : column + 9]
+    obs = np.zeros((9, 9, 5), np.int8)
+    obs[..., 0], obs[..., 1], obs[..., 2] = window == 1, window >= 2, window == 3
+    places = [(i, j) for i in range(9) for j in range(9)]
+    distances = [abs(row - 4 + i - goal[0]) + abs(column - 4 + j - goal[1]) for i, j in places]
+    obs[*places[int(np.argmin(distances))], 4] = 1
+    if min(distances) == 0:
+        obs[*places[int(np.argmin(distances))], 3] = 1
+    return obs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_observation_is_the_window_around_the_agent(kind):
+    env = wandered(kind, 60, 80)
+    seen = np.zeros(5, int)
+    for s, obs in zip(env.state, env.observe(), strict=True):
+        np.testing.assert_array_equal(obs, plain_window(s))
+        seen += obs.sum(axis=(0, 1))
+    assert (seen > 0).all()
+    assert kind != ("labyrinth", {}) or seen[3] < 60  # not every goal is in sight
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_agent_walks_where_no_wall_is_and_leaves_a_trail(kind):
+    env = wandered(kind, 40, 0)
+    trails = [Counter({ends(s)[0]: 1}) for s in env.state]
+    for _ in range(100):
+        before, actions = env.state.copy(), env.action_space.sample()
+        _, reward, terminated, _, _ = env.step(actions)
+        for i, (old, new) in enumerate(zip(before, env.state, strict=True)):
+            if old["ended"]:
+                trails[i] = Counter({ends(new)[0]: 1})
+                continue
+            (row, column), goal = ends(old)
+            target = (row + (-1, 0, 1, 0)[actions[i]], column + (0, 1, 0, -1)[actions[i]])
+            where = target if old["walls"][target] != 1 else (row, column)
+            if where == target:
+                trails[i][where] += 1
+            assert ends(new) == (where, goal)
+            assert terminated[i] == (where == goal)
+            assert reward[i] == (1.0 if where == goal else 0.0)
+            codes = {tuple(at): int(new["walls"][*at]) for at in np.argwhere(new["walls"] >= 2).tolist()}
+            assert codes == {at: 2 if times == 1 else 3 for at, times in trails[i].items()}
+            assert ((old["walls"] == 1) == (new["walls"] == 1)).all()
+
+
+def test_tremauxs_rule_finds_the_goal_by_what_the_observation_shows():
+    """New squares before old ones and none a third time, as far as the trail tells: enough for most mazes."""
+    env = envs.make_vec("maze", 200, seed=3, autoreset_mode="NextStep")
     obs, _ = env.reset()
-    for s, planes in zip(env.state, obs, strict=True):
-        np.testing.assert_array_equal(planes[..., 0], s["walls"])
-        start, goal = ends(s)
-        assert np.argwhere(planes[..., 1]).tolist() == [list(start)]
-        assert np.argwhere(planes[..., 2]).tolist() == [list(goal)]
+    found = np.zeros(200, bool)
+    for _ in range(500):
+        beside = np.stack([obs[:, 3, 4], obs[:, 4, 5], obs[:, 5, 4], obs[:, 4, 3]], axis=1).astype(int)  # [N, 4, 5]
+        worth = -10 * beside[..., 0] - beside[..., 1] - 2 * beside[..., 2] + 5 * beside[..., 3]
+        obs, _, terminated, _, _ = env.step((worth + np.linspace(0, 0.1, 4)).argmax(1))
+        found |= terminated
+    assert 0.5 < found.mean() < 1
 
 
 @pytest.mark.parametrize(
-    "damage", [{"row": 0}, {"row": 18}, {"column": 200}, {"goal_row": 255}, {"walls": 0}, {"walls": 2}]
+    "damage", [{"row": 0}, {"row": 18}, {"column": 200}, {"goal_row": 255}, {"walls": 0}, {"walls": 4}]
 )
 def test_a_damaged_snapshot_is_refused(damage):
     env = envs.make_vec("maze", 3, seed=0)

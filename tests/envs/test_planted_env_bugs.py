@@ -45,7 +45,9 @@ arrives = partial(test_inventory.test_an_order_is_on_the_shelf_after_the_lead_ti
 cut = partial(test_inventory.test_an_order_is_cut_to_the_capacity, 30, [3, 3, 3, 0], 1)
 hour = partial(test_battery.test_hours_by_hand, 0, test_battery.NORMAL, 5, test_battery.BUY_2, (7, -2 * 17 * 6 - 32))
 edge = partial(test_breakout.test_where_it_lands_on_the_paddle_decides_where_the_ball_goes, -1, 1, 1, 1)
-window = partial(test_labyrinth.test_the_observation_is_the_window_around_the_agent, 4)
+smaller = partial(test_labyrinth.test_every_level_is_a_spanning_tree_of_its_cells_and_solid_beyond, 9, 9)
+window = partial(test_maze.test_the_observation_is_the_window_around_the_agent, ("maze", {}))
+trail = partial(test_maze.test_the_agent_walks_where_no_wall_is_and_leaves_a_trail, ("maze", {}))
 walls = partial(test_racer.test_the_road_ends_at_its_walls, "left")
 customers = partial(EVERYBODY, seed=0, loss=7, choices=3)
 same_step = partial(test_engine.test_same_step_autoreset_by_hand, "python")
@@ -68,7 +70,10 @@ IN_SIMS = [  # sim, what is wrong, right, wrong, the test that notices
      "return distance", test_highway.test_collisions_by_hand),
     ("inventory", "missing cap", "min(action, CAPACITY - position(s))", "action", cut),
     ("inventory", "lead time off by one", "s.pipeline[lead_time(p) - 1] =", "s.pipeline[lead_time(p)] =", arrives),
-    ("labyrinth", "window off by one", "int(s.column) - REACH", "int(s.column) - REACH + 1", window),
+    ("labyrinth", "deaf to its parameter", "build(s, SIZE, side_of(p))", "build(s, SIZE, MOST)", smaller),
+    ("maze", "window off by one", "left = int(s.row) - REACH, int(s.column) - REACH",
+     "left = int(s.row) - REACH, int(s.column) - REACH + 1", window),
+    ("maze", "the trail is not counted", "SEEN if s.walls[row, column] == OPEN else AGAIN", "SEEN", trail),
     ("maze", "swapped actions", "int(s.row) + DOWN[action], int(s.column) + RIGHT[action]",
      "int(s.row) + RIGHT[action], int(s.column) + DOWN[action]", test_maze.test_moves_by_hand),
     ("mountaincar", "keeps its speed at the stop", "0.0 if position == LEFT_END and velocity < 0.0 else velocity",
