@@ -25,7 +25,7 @@ from rlsys import cli, config, sweep
 from rlsys.config import ConfigError, SweepConfig, resolve_sweep
 from rlsys.folder import is_held
 from rlsys.sweep import Sweep, Trial, extend, reopen
-from rlsys.sweep.jobs import make_slots
+from rlsys.sweep.jobs import Job, Slot, make_slots
 from rlsys.sweep.spec import Parameter, Spec, centre, plan
 from rlsys.sweep.study import Study, Taken, _Flock, public
 from tests import sweeps
@@ -284,6 +284,16 @@ def ordered(study: Study, *values: str) -> None:
         study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", {"agent.learning_rate": value})
 
 
+def test_a_free_slot_takes_a_new_trial_before_a_seed_that_the_pruner_may_save(tmp_path, monkeypatch):
+    order: list[tuple[int, int]] = []
+    monkeypatch.setattr(Job, "start", lambda job, *_: order.append((job.number, job.seed)))
+    for pruner, expected in (("median", [(0, 0), (1, 0), (0, 1)]), ("none", [(0, 0), (0, 1), (1, 0)])):
+        study, folder = sweep.create(planned(tmp_path / pruner, trials=2, workers=3, pruner=pruner))
+        order.clear()
+        Sweep(study, folder, study.spec.sweep, compose, quiet=True).fill()
+        assert order == expected
+
+
 @pytest.mark.parametrize("pruner", ["median", "asha", "hyperband"])
 def test_a_pruner_stops_a_bad_trial_by_its_first_seed(pruner, tmp_path, train, monkeypatch):
     monkeypatch.setenv("TICK_OF_BAD", "1")
@@ -373,6 +383,20 @@ def parent(place: str, folder: Path, train: list[str]) -> subprocess.Popen:
 
 def summaries(folder: Path) -> int:
     return len(list(folder.glob("trials/*/*/env/agent/run/summary.json")))
+
+
+def test_a_run_that_is_still_trained_for_a_dead_sweep_is_waited_for_and_can_be_stopped(tmp_path, train, monkeypatch):
+    monkeypatch.setenv("TICK", "60")
+    first, second = (Job(0, 0, tmp_path, Slot(1, ())) for _ in range(2))
+    first.start(train, ["agent.learning_rate=0.001", "seed=0"], None)
+    until(lambda: list(tmp_path.rglob("command.txt")))
+    second.start(train, ["agent.learning_rate=0.001", "seed=0"], None)
+    assert second.process is None
+    assert not second.has_ended()
+    second.stop()
+    assert first.process.wait(300) == 75
+    assert second.has_ended()
+    assert second.result(["score"]) is None
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
