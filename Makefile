@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format docs bench throughput learning engines peers games gpu results report verify-envs board clean
+.PHONY: help install train test test-fast check format docs bench throughput learning engines peers games gpu sweeps results report verify-envs board clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -14,7 +14,7 @@ help: ## list the targets
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"rlsys needs Python 3.11 or newer, not {v[0]}.{v[1]}: make PYTHON=python3.12" if v < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,atari,box2d,minatar,minigrid,mujoco]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,atari,box2d,minatar,minigrid,mujoco,postgres,sweep]'
 	touch $@
 
 install: .venv/installed ## create .venv and install rlsys with everything its tests need
@@ -56,6 +56,9 @@ games: .venv/installed ## Snake and Breakout next to PufferLib's in C (a minute;
 
 gpu: .venv/installed ## everything on a GPU (8 minutes); writes benchmarks/results/gpu.json
 	$(BIN)/python benchmarks/gpu.py
+
+sweeps: .venv/installed ## what a sweep costs, and what asynchronous workers and a pruner save; writes benchmarks/results/sweeps.json
+	$(BIN)/python benchmarks/sweeps.py
 
 results: .venv/installed ## train every experiment with five seeds and write the README's table
 	$(BIN)/python benchmarks/results.py

@@ -33,6 +33,7 @@ HELP = """\
 usage: rlsys VERB [arguments]
 
   train [key=value ...]   train a policy; -m runs a grid (key=1,2,3), resume=RUN goes on with a run
+  sweep [key=values ...]  search: choice(32,64), tag(log,interval(1e-4,1e-2)); resume, join, show
   eval RUN                play held-out episodes: mean, IQM, 95 % interval, table
   replay RUN              record GIF and MP4, or --terminal to watch here
   tune-speed [key=value ...]  which num_envs, threads, engine and device are fastest here
@@ -65,6 +66,33 @@ Every key, with its default (every *_every counts environment steps, of all envs
 
 SEARCHED = "hydra.searchpath="
 
+SWEEP_HELP = """\
+usage: rlsys sweep key=values ... [sweep=PRESET] [sweep.key=value ...] [--config-dir DIR] [--quiet] [--allow-import MODULE]
+       rlsys sweep resume FOLDER | join URL|FOLDER [--study NAME] [sweep.workers=N ...]
+       rlsys sweep show URL|FOLDER [--study NAME] [--json]
+
+Searches for the values of keys that train best. What is to be searched is given several values, in Hydra's words; all
+else is as for `rlsys train`:
+  agent.n_steps=32,64,128                           these; also choice(32,64,128)
+  agent.n_epochs=range(2,9,2)                       2, 4, 6, 8
+  agent.gamma=interval(0.9,0.999)                   any number between; int(interval(1,9)): whole ones
+  'agent.learning_rate=tag(log,interval(1e-4,1e-2))'  alike to each power of ten
+  seed=1,2,3                                        the seeds of each trial
+
+A trial is judged by its best mean return on the validation split: the interquartile mean over its seeds (of fewer than
+4 the mean). Each of its runs is an ordinary one, in trials/ in the sweep's folder.
+
+  resume FOLDER           go on with what is missing, however the sweep ended
+  join URL|FOLDER         add this machine's workers to a sweep in a database, or this process's to one on this machine
+  show URL|FOLDER         the trials
+
+What to choose from (conf/sweep/): sweep={presets}
+Every key, with its default; resume and join take those of this machine ({own}), resume also trials:
+{keys}"""
+
+# Keys of a sweep that belong to the machine.
+OWN_KEYS = ("workers", "gpus_per_worker", "jobs_per_gpu", "memory", "retries", "dir", "storage")
+
 # Keys under which a user may write what no schema lists.
 FREE_FORM = ("env.params.", "env.kwargs.", "agent.hyperparameters.")
 
@@ -77,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "eval": evaluate, "replay": replay, "runs": runs, "envs": envs, "board": board}
-    verbs |= {"tune-speed": tune_speed, "compare": compare}
+    verbs |= {"tune-speed": tune_speed, "compare": compare, "sweep": sweep}
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return OK if argv else USAGE
@@ -365,6 +393,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     top = config.to_data(config.Config())
     store.store(name="base_config", node={key: value for key, value in top.items() if key not in ("env", "agent")})
+    store.store(group="sweep", name="base_sweep", node={**dataclasses.asdict(config.SweepConfig()), "space": {}})
     store.store(group="env", name="base_sim", node=dataclasses.asdict(config.SimConfig()))
     store.store(group="env", name="base_gymnasium", node=dataclasses.asdict(config.GymnasiumConfig()))
     store.store(group="env", name="base_atari", node=dataclasses.asdict(config.AtariConfig()))
@@ -978,6 +1007,207 @@ def tune_speed(argv: list[str]) -> int:
             "Another num_envs changes what is learned in a step: try whether the score after the same steps is as good."
         )
     return OK
+
+
+def sweep(argv: list[str]) -> int:
+    """Plan, check everything, then search; or go on with a sweep."""
+    if "-h" in argv or "--help" in argv:
+        print(sweep_help(), end="")
+        return OK
+    as_json, argv = take_flag(argv, "--json")
+    quiet, argv = take_flag(argv, "--quiet")
+    names, argv = take_values(argv, "--study")
+    modules, argv = take_values(argv, "--allow-import")
+    searched, argv = take_config_dir(argv)
+    if modules:
+        from envs.gym import allow_import
+
+        for module in modules:
+            allow_import(module)
+    verb = argv[0] if argv and argv[0] in ("resume", "join", "show") else None
+    if verb and (len(argv) < 2 or "=" in argv[1].partition("://")[0]):
+        raise UsageError(f"rlsys sweep {verb} needs a sweep's folder{'' if verb == 'resume' else ' or a URL'}.")
+    place, argv = (argv[1], argv[2:]) if verb else ("", argv)
+    own = [normalised(arg) for arg in argv if arg.startswith(("sweep.", "sweep="))]
+    rest = [arg for arg in argv if not arg.startswith(("sweep.", "sweep="))]
+    if verb is None:
+        settings, preset = compose_sweep(own)
+        fixed, space, seeds = search_space([*preset, *rest])
+        from rlsys import sweep as sweeps
+        from rlsys.sweep.spec import plan
+
+        study, folder = sweeps.create(plan([*searched, *fixed], space, seeds, settings, compose_checked))
+    else:
+        if rest:
+            raise UsageError(f"rlsys sweep {verb} {place}: {rest[0]} cannot be changed any more.")
+        from rlsys import sweep as sweeps
+
+        study, folder, settings = reopened_sweep(verb, place, names[-1] if names else None, own)
+    with contextlib.closing(study):
+        if verb == "show":
+            return show_sweep(study, folder, as_json)
+        train_command = [*sweeps.TRAIN, *(f"--allow-import={module}" for module in modules)]
+        work = sweeps.Sweep(study, folder, settings, compose_checked, train=train_command, quiet=quiet)
+        if not quiet:
+            room = f"{len(work.free)} at a time, {work.free[0].threads} threads each"
+            print(f"{folder}  {study.spec.trials} trials of {len(study.spec.seeds)} seeds, {room}", flush=True)
+        gc.enable()  # main has it off while all is imported
+        try:
+            work.run()
+        except sweeps.Stopped as stop:
+            return complain(f"{stop}\n       go on with: rlsys sweep resume {shlex.quote(str(folder))}", PREEMPTED)
+        return show_sweep(study, folder, as_json) if not quiet else OK if study.best() else FAILED
+
+
+def compose_sweep(overrides: list[str]) -> tuple[Any, list[str]]:
+    """The SweepConfig that conf/sweep/ and the overrides make, and the values to search that the preset has."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    from rlsys.config import resolve_sweep, unknown_key
+
+    register_schemas()
+    chosen = [override.partition("=")[2] for override in overrides if override.startswith("sweep=")]
+    name = (chosen or ["default"])[-1]
+    if name not in (names := choices("sweep")):
+        near = get_close_matches(name, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"sweep={name}: there is no such sweep.{hint} There are: {', '.join(names)}.")
+    settings = [override for override in overrides if not override.startswith("sweep=")]
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            composed: Any = OmegaConf.to_container(hydra.compose(f"sweep/{name}", settings), resolve=True)
+    except (HydraException, ValueError) as error:
+        if match := re.search(r"Could not override '([^']+)'", str(error)):
+            from rlsys.config import SweepConfig
+
+            known = [f"sweep.{key}" for key in asdict(SweepConfig())]
+            raise UsageError(unknown_key(match[1], known)) from None
+        raise UsageError(explain(error, settings)) from None
+    data = composed["sweep"]
+    space = data.pop("space")
+    return resolve_sweep(data), [f"{key}={value}" for key, value in space.items()]
+
+
+def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[int]]:
+    """What is typed for every run, the values to search by key, and the seeds; a later override takes an earlier's place."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
+    from hydra.errors import HydraException
+
+    from rlsys.sweep.spec import Parameter
+
+    typed = {override.partition("=")[0]: override for override in overrides}
+    fixed, space, seeds = [], {}, []
+    for key, text in typed.items():
+        if key in ("run_dir", "resume"):
+            instead = "sweep.dir=FOLDER" if key == "run_dir" else "rlsys sweep resume FOLDER"
+            raise UsageError(f"{text}: a sweep has its own folder: {instead}.")
+        try:
+            parsed = OverridesParser.create().parse_override(normalised(text))
+            value = parsed.value()
+            if not parsed.is_sweep_override():
+                fixed.append(text)
+            elif isinstance(value, IntervalSweep):
+                is_int = "int" in value.tags or isinstance(value.start, int)
+                low, high, is_log = float(value.start or 0), float(value.end or 0), "log" in value.tags
+                if not low < high or (is_log and low <= 0):
+                    raise UsageError(f"{text}: an interval goes from low to high, and with a log from above 0.")
+                space[key] = Parameter("int" if is_int else "float", low=low, high=high, log=is_log)
+            elif isinstance(value, RangeSweep):
+                found = [float(word) for word in parsed.sweep_string_iterator()]
+                if not found:
+                    raise UsageError(f"{text}: there is nothing in this range.")
+                kind = "int" if all(isinstance(n, int) for n in (value.start, value.stop, value.step)) else "float"
+                if key == "seed":
+                    seeds = [int(number) for number in found]
+                else:
+                    space[key] = Parameter(kind, low=min(found), high=max(found), step=abs(float(value.step)))
+            elif isinstance(value, ChoiceSweep):
+                words = list(dict.fromkeys(parsed.sweep_string_iterator()))
+                if key == "seed":
+                    seeds = [int(word) for word in words]
+                else:
+                    space[key] = Parameter("choice", words)
+            else:
+                raise UsageError(f"{text}: a sweep takes choice(...), range(...) and interval(...).")
+        except HydraException as error:
+            raise UsageError(explain(error, [text])) from None
+        except ValueError:
+            raise UsageError(f"{text}: seeds are integers.") from None
+    if "seed" in space:
+        raise UsageError(f"{typed['seed']}: seeds are named: seed=1,2,3, or seed=range(1,4).")
+    return fixed, space, seeds
+
+
+def compose_checked(overrides: list[str]) -> Any:
+    """The Config that `rlsys train` would make of these; ConfigError for any mistake."""
+    from rlsys.config import ConfigError
+
+    try:
+        config = compose([normalised(override) for override in overrides])
+    except UsageError as error:
+        raise ConfigError(str(error)) from None
+    check_env(config)
+    return config
+
+
+def reopened_sweep(verb: str, place: str, name: str | None, own: list[str]) -> tuple[Any, Path, Any]:
+    """The sweep to go on with, its folder, and what it may use of this machine."""
+    from dataclasses import replace
+
+    from rlsys import sweep as sweeps
+
+    allowed = (*OWN_KEYS, "trials") if verb == "resume" else OWN_KEYS
+    keys = [override.partition("=")[0].removeprefix("sweep.") for override in own]
+    settings, _ = compose_sweep(own)
+    for key in keys:
+        if key not in allowed:
+            keep = f"a sweep keeps its {key}; {verb} takes {', '.join(allowed)}."
+            raise UsageError(f"{own[keys.index(key)]}: {keep}")
+    study, folder = sweeps.reopen(place, name, settings.storage, settings.dir)
+    if verb == "resume":
+        sweeps.extend(study, folder, settings.trials if "trials" in keys else None)
+    return study, folder, replace(study.spec.sweep, **{key: getattr(settings, key) for key in keys})
+
+
+def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
+    """Print the trials, and the best with its score on the test split, which has chosen nothing."""
+    from rlsys.sweep.view import shown_trial, to_json
+
+    rows, best = study.rows(), study.best()
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "study": study.spec.name,
+                    "best": [r.number for r in best],
+                    "trials": [to_json(study, r) for r in rows],
+                }
+            )
+        )
+        return OK if best else FAILED
+    front = {row.number for row in best}
+    title = "the Pareto front" if len(study.spec.sweep.objective) > 1 else "the best"
+    table(
+        f"{folder}  ({', '.join(f'{n} {state}' for state, n in study.counts().items() if n)})",
+        [{"": "*" if row.number in front else "", **shown_trial(study, row)} for row in rows],
+    )
+    if not best:
+        return complain("no trial has finished.", FAILED)
+    tests = [result["test"] for result in best[0].seeds.values()]
+    print(f"* {title}. Trial {best[0].number} scores {' '.join(short(test) for test in tests)} on the test split.")
+    if (folder / "experiment" / "best.yaml").exists():
+        print(f"train it: rlsys train --config-dir {shlex.quote(str(folder))} experiment=best")
+    return OK
+
+
+def sweep_help() -> str:
+    from rlsys.config import SweepConfig
+
+    keys = key_lines("sweep.", SweepConfig)
+    return SWEEP_HELP.format(presets="|".join(choices("sweep")), own=", ".join(OWN_KEYS), keys=keys)
 
 
 def board(argv: list[str]) -> int:

@@ -26,6 +26,11 @@ def choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def several(default: str, *others: str) -> Any:
+    """A field whose value must be a list of some of these strings, each at most once."""
+    return field(default_factory=lambda: [default], metadata={"several": (default, *others)})
+
+
 # What becomes of observations that are pictures. mlp: they are flattened; the others are convolutions, auto by their size.
 ENCODERS = ("auto", "mlp", "small", "nature", "impala")
 
@@ -218,6 +223,30 @@ class Config:
     replay: bool = True  # leave a replay of the trained policy in the run folder
 
 
+@dataclass(frozen=True)
+class SweepConfig:
+    """How `rlsys sweep` searches. What it searches is typed as values to choose from: agent.gamma=choice(0.98,0.99)."""
+
+    trials: int = ranged(50, 1, 10**6)  # sets of values that are tried; sampler=grid: at most as many as the grid has
+    seeds: int = ranged(3, 1, 1000)  # runs of a trial, with seeds from `seed` on; seed=1,2,3 names them instead
+    objective: list[str] = several("score", "seconds", "steps")  # several make a Pareto front
+    sampler: str = choice("tpe", "random", "grid", "cmaes", "gp")
+    sampler_seed: int = ranged(0, 0, 2**31 - 1)
+    random_trials: int = ranged(10, 0)  # the first ones, from which tpe, cmaes and gp learn
+    pruner: str = choice("auto", "none", "median", "asha", "hyperband", "wilcoxon")  # auto: median if it can be
+    pruner_trials: int = ranged(5, 0)  # pruner=median: finished ones, before it stops any
+    pruner_seeds: int = ranged(1, 1, 1000)  # the first ones, whose mean it looks at; the others wait for their end
+    pruner_warmup: int = ranged(1, 1)  # evaluations of a run before it may be stopped
+    retries: int = ranged(0, 0, 100)  # of a run that failed
+    workers: int | None = ranged(None, 1, 4096)  # runs side by side on this machine; null: one a core, or as GPUs allow
+    gpus_per_worker: int = ranged(0, 0, 64)  # 0: none is seen
+    jobs_per_gpu: int = ranged(1, 1, 64)  # workers that share a GPU
+    memory: float | None = ranged(None, 0.1, 10**6)  # GiB of data that a run may have; null: no limit
+    dir: str | None = None  # the sweep's folder; null: a new one in sweeps/
+    storage: str | None = None  # postgresql://... for many machines; null: a journal in the folder
+    patience: float = ranged(60.0, 1, 86400)  # seconds after which a machine that is not heard of counts as dead
+
+
 def resolve(data: dict[str, Any]) -> Config:
     """The Config that plain nested data describes; ConfigError names the first key or value that is wrong."""
     data = dict(data)
@@ -250,6 +279,13 @@ def _checked(key: str, value: Any, spec: dataclasses.Field) -> Any:
         return None
     if "choices" in spec.metadata:
         return _known(key, value, spec.metadata["choices"])
+    if "several" in spec.metadata:
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not names or len({str(name) for name in names}) < len(names):
+            raise ConfigError(
+                f"{key}={value!r} must be a list of different names, such as [{','.join(spec.metadata['several'][:2])}]."
+            )
+        return [_known(key, name, spec.metadata["several"]) for name in names]
     if kind.startswith("dict"):
         return _mapping(key, value)
     if kind.startswith("list"):
@@ -280,6 +316,25 @@ def _mapping(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{key}={value!r} must be a mapping of names to values.")
     return value
+
+
+def resolve_sweep(data: dict[str, Any]) -> SweepConfig:
+    """The SweepConfig that plain data describes; ConfigError names the first key or value that is wrong."""
+    sweep: SweepConfig = build(SweepConfig, data, "sweep")
+    if sweep.jobs_per_gpu > 1 and sweep.gpus_per_worker != 1:
+        raise ConfigError(
+            f"sweep.jobs_per_gpu={sweep.jobs_per_gpu} needs sweep.gpus_per_worker=1, not {sweep.gpus_per_worker}."
+        )
+    if len(sweep.objective) > 1:
+        if sweep.pruner not in ("auto", "none"):
+            raise ConfigError(f"sweep.pruner={sweep.pruner} cannot be with several objectives. Use sweep.pruner=none.")
+        if sweep.sampler == "cmaes":
+            raise ConfigError("sweep.sampler=cmaes cannot be with several objectives. Use sweep.sampler=tpe or gp.")
+    if sweep.pruner not in ("auto", "none") and sweep.objective != ["score"]:
+        raise ConfigError(
+            f"sweep.pruner={sweep.pruner} looks at scores, not at {sweep.objective[0]}. Use sweep.pruner=none."
+        )
+    return sweep
 
 
 def _check_together(config: Config) -> None:
@@ -344,6 +399,14 @@ def to_yaml(config: Config) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(to_data(config)))
+
+
+def to_recipe(data: dict[str, Any], title: str) -> str:
+    """An experiment's YAML file, which makes a run with this data."""
+    from omegaconf import OmegaConf
+
+    choices = "".join(f"  - override /{group}: {data[group]['name']}\n" for group in ("env", "agent"))
+    return f"# @package _global_\n# {title}\ndefaults:\n{choices}{OmegaConf.to_yaml(OmegaConf.create(data)).rstrip()}"
 
 
 def load(path: Path, overrides: dict[str, Any] = {}) -> Config:

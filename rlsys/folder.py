@@ -78,14 +78,7 @@ class Run:
         return "finished" if steps >= self.config().total_timesteps else "stopped"  # more steps may have been asked for
 
     def is_locked(self) -> bool:
-        try:
-            with open(self.folder / "lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_held(self.folder / "lock")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -96,6 +89,18 @@ class Run:
             except BlockingIOError:
                 raise RunLocked(f"{self.folder} is being trained by another process.") from None
             yield
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process holds a lock file."""
+    try:
+        with open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 # -- finding runs --------------------------------------------------------------------------------------------------------

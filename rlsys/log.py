@@ -234,6 +234,24 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+class Follower:
+    """Reads a metrics file while it is being written: each call gives the rows that have come since the last."""
+
+    def __init__(self, folder: Path):
+        self._path, self._read, self._file = Path(folder) / METRICS_FILE, 0, 0
+
+    def __call__(self) -> list[dict[str, Any]]:
+        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_ino != self._file:  # a resumed run writes it anew, without what it goes back behind
+                self._read, self._file = 0, found.st_ino
+            file.seek(self._read)
+            whole, newline, _ = file.read().rpartition(b"\n")
+            self._read += len(whole) + len(newline)
+            return [row for row in map(_row, whole.splitlines()) if row is not None]
+        return []
+
+
 def metrics_page() -> str:
     """docs/metrics.md."""
     lines = ["# Metrics", ""]
@@ -281,10 +299,18 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Each whole line of a metrics file, parsed and raw."""
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         for line in file:
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
-                if isinstance(row, dict) and isinstance(row.get("step"), int) and line.endswith(b"\n"):
-                    yield row, line
+            row = _row(line)
+            if row is not None and line.endswith(b"\n"):
+                yield row, line
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A line's object, None if it is none."""
+    with contextlib.suppress(ValueError):
+        row = json.loads(line)
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            return row
+    return None
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
@@ -372,12 +398,12 @@ class Progress:
             if self._metrics.get(tag) is not None:
                 facts.append(f"{name} {float(self._metrics[tag]):.4g}")
         if speed > 0 and self._step < self._total:
-            facts.insert(1, f"{_clock((self._total - self._step) / speed)} left")
-        facts.append(f"{_clock(now - self._begun)} elapsed")
+            facts.insert(1, f"{clock((self._total - self._step) / speed)} left")
+        facts.append(f"{clock(now - self._begun)} elapsed")
         return facts
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """3725 -> "1:02:05"."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

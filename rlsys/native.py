@@ -39,6 +39,7 @@ from envs.engine import kernels
 from envs.engine.jit import bare
 from envs.engine.vector import SimVectorEnv
 from rlsys.networks import Encoder, ObsSpec, VectorPart
+from rlsys.provenance import usable_cores
 
 FOLDER = Path(__file__).parent
 ACTIVATIONS: dict[type, str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.ELU: "elu"}
@@ -87,11 +88,6 @@ def is_sparse(spec: ObsSpec) -> bool:
     """Whether most of an observation is likely to be zero: many flags."""
     flags = spec.dtype == "int8" and all(part.kind in ("grid", "binary") for part in spec.parts)
     return flags and math.prod(spec.shape) >= SPARSE_FROM
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_threads(batch_size: int) -> int:

@@ -39,6 +39,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def git_diff() -> str | None:
     """What differs from the commit in `provenance()["git"]`, as a patch (without untracked files); None without git.
 

@@ -6,8 +6,6 @@ Everything about the folder that a run fills is in folder.py.
 import contextlib
 import gc
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,6 +24,7 @@ from rlsys.folder import Run, card, describe, hyperparameters, label, new_folder
 from rlsys.log import Log, Pace, Progress
 from rlsys.networks import is_picture
 from rlsys.replay import record
+from rlsys.signals import Stop, stop_signals
 from rlsys.torchenv import DeviceError, Stopwatch, TorchEnv, make_env, origin, reward_threshold
 
 
@@ -116,7 +115,7 @@ def memory_errors(cfg: Config) -> Iterator[None]:
         raise MemoryError(f"num_envs={cfg.num_envs}: {reason}. Try num_envs={fewer}.") from error
 
 
-def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, progress: Progress, stop: "Stop") -> None:
+def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, progress: Progress, stop: Stop) -> None:
     """The one loop: iterate, and log, evaluate, record, save when due. It never sees an env step."""
 
     pace = Pace()
@@ -359,38 +358,6 @@ def has_pictures(cfg: Config) -> bool:
     probe = make_env(cfg.env, 1, split="train", seed=0)
     probe.close()
     return any(is_picture(part, cfg.agent.encoder) for part in probe.obs_spec.parts)
-
-
-@dataclass
-class Stop:
-    """The signal that asked for a stop, if any."""
-
-    requested: str = ""
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """SIGTERM and Ctrl-C set a flag, which the loop reads after an iteration; a second one ends the process at once."""
-    stop = Stop()
-
-    def request(number, frame):
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.requested = signal.Signals(number).name
-        text = f"\nrlsys: {stop.requested}: stopping as soon as all is saved; once more stops at once\n"
-        os.write(2, text.encode())  # print is not for signal handlers
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    try:
-        before = [signal.signal(number, request) for number in numbers]
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def say(quiet: bool, *lines: str) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from rlsys import agents
 from rlsys.config import Config, ConfigError, resolve, to_data
-from rlsys.native import usable_cores
+from rlsys.provenance import usable_cores
 from rlsys.run import set_threads, training_agent, training_env
 
 ENVS = (0.0625, 0.25, 1.0, 4.0, 16.0)  # times the configured num_envs

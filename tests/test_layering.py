@@ -22,6 +22,7 @@ LEVELS = {
     "rlsys.capture": 1,
     "rlsys.config": 1,
     "rlsys.provenance": 1,
+    "rlsys.signals": 1,
     "rlsys.statistics": 1,
     "rlsys.chart": 1,
     "rlsys.torchenv": 2,
@@ -45,6 +46,11 @@ LEVELS = {
     "rlsys.report": 4,
     "rlsys.run": 4,
     "rlsys.tune": 4,
+    "rlsys.sweep": 4,
+    "rlsys.sweep.spec": 3,
+    "rlsys.sweep.study": 3,
+    "rlsys.sweep.jobs": 3,
+    "rlsys.sweep.view": 3,
     "rlsys.cli": 5,
     "rlsys.__main__": 5,
 }
@@ -55,6 +61,8 @@ ONLY = {
     "stable_baselines3": {"rlsys.agents.sb3"},
     "tensorboard": {"rlsys.events"},
     "safetensors": {"rlsys.checkpoint"},
+    "optuna": {"rlsys.sweep.study"},
+    "sqlalchemy": {"rlsys.sweep.study"},
     "omegaconf": {"rlsys.config", "rlsys.cli"},
 }
 NOBODY = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

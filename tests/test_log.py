@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from rlsys import log as log_module
 from rlsys.events import LAYOUT
-from rlsys.log import CHARTS, METRICS, Log, Pace, Progress, metrics_page, read_metrics
+from rlsys.log import CHARTS, METRICS, Follower, Log, Pace, Progress, metrics_page, read_metrics
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -504,3 +504,19 @@ def test_two_hundred_thousand_updates_cost_little(capfd):
     assert len(lines) == 1
     speed = float(re.search(r"([\d,]+) steps/s", lines[0])[1].replace(",", ""))
     assert speed > 200_000  # under 5 µs a call, on any machine
+
+
+def test_a_file_is_followed_line_by_line_and_from_its_beginning_once_it_is_written_anew(tmp_path):
+    follow = Follower(tmp_path)
+    assert follow() == []
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "a": 3}\n{"st')
+    assert follow() == [{"step": 1}, {"step": 2, "a": 3}]
+    assert follow() == []
+    with open(path, "a") as file:
+        file.write('ep": 3}\nno line\n{"step": 4}\n')
+    assert follow() == [{"step": 3}, {"step": 4}]
+    anew = tmp_path / "anew"
+    anew.write_text('{"step": 1}\n')
+    anew.replace(path)  # as a resumed run does
+    assert follow() == [{"step": 1}]

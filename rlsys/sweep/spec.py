@@ -1,0 +1,183 @@
+"""What a sweep is asked for: the values to search, the seeds, what is better. Plain data, which any process can read."""
+
+import math
+import random
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+
+from rlsys.config import Config, ConfigError, SweepConfig
+from rlsys.folder import names
+from rlsys.statistics import iqm
+
+FEW_SEEDS = 4  # below which no quarter can be cut off: the mean is taken
+COMBINATIONS = 8  # in which a value is tried, before it is said to be wrong
+
+Compose = Callable[[list[str]], Config]  # what `rlsys train` would make of these overrides; ConfigError, if nothing
+
+# What can be asked for, by name: where a run's summary.json has it, and which way is better.
+OBJECTIVES: dict[str, tuple[str, Literal["maximize", "minimize"]]] = {
+    "score": ("validation/best_mean_reward", "maximize"),
+    "seconds": ("seconds", "minimize"),
+    "steps": ("steps", "minimize"),
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The values that a key may take: texts as one would type them, or numbers from low to high."""
+
+    kind: str  # "choice", "float" or "int"
+    choices: list[str] = field(default_factory=list)
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None  # every value of the interval, if None
+    log: bool = False
+
+    def suggest(self, trial: Any, key: str) -> str:
+        """The value of `key` in this trial, as one would type it."""
+        if self.kind == "choice":
+            return str(trial.suggest_categorical(key, self.choices))
+        if self.kind == "int":
+            return str(trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log))
+        return repr(float(trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)))
+
+    def corners(self) -> list[str]:
+        """Every choice, or the ends of the interval."""
+        ends = (self.low, self.high)
+        return self.choices or [str(int(end)) if self.kind == "int" else repr(float(end)) for end in ends]
+
+    def all(self) -> list[Any] | None:
+        """Every value, as the sampler gives it; None if there are too many to count."""
+        if self.kind == "choice":
+            return list(self.choices)
+        if self.step is None or self.log:
+            return None
+        found = np.arange(self.low, self.high + self.step / 2, self.step).tolist()
+        return [int(value) for value in found] if self.kind == "int" else found
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A sweep: what every process that works on it has to know."""
+
+    name: str
+    fixed: list[str]  # what is typed for every run, such as "experiment=cartpole"
+    space: dict[str, Parameter]  # by key
+    seeds: list[int]
+    evaluations: int  # that a run makes
+    sweep: SweepConfig
+
+    def __post_init__(self):
+        """ConfigError for what cannot be searched as asked."""
+        sampler, pruner, several = self.sweep.sampler, self.pruner, len(self.sweep.objective) > 1
+        if not self.space:
+            raise ConfigError(
+                "there is nothing to search: give a key several values, such as agent.gamma=choice(0.98,0.99)."
+            )
+        for key, parameter in self.space.items():
+            if sampler == "grid" and parameter.all() is None:
+                raise ConfigError(
+                    f"sweep.sampler=grid cannot count the values of {key}: give choice(...) or range(...)."
+                )
+            if sampler == "cmaes" and parameter.kind == "choice":
+                raise ConfigError(
+                    f"sweep.sampler=cmaes searches numbers only: give {key} an interval(...), or use tpe."
+                )
+        if self.reads_curves and self.evaluations < 2:
+            raise ConfigError(
+                f"sweep.pruner={pruner} looks at evaluations while a run trains, and there is only the last one: "
+                "lower eval_every, or use sweep.pruner=none."
+            )
+        if pruner == "wilcoxon" and len(self.seeds) < 5:
+            raise ConfigError(
+                f"sweep.pruner=wilcoxon needs 5 seeds or more to tell anything from 4; not {len(self.seeds)}."
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seed={','.join(map(str, self.seeds))}: a seed is there twice.")
+        assert not (several and pruner != "none")
+
+    @property
+    def pruner(self) -> str:
+        """The pruner's name, once `auto` is decided."""
+        if self.sweep.pruner != "auto":
+            return self.sweep.pruner
+        return "median" if self.sweep.objective == ["score"] and self.evaluations > 1 else "none"
+
+    @property
+    def trials(self) -> int:
+        """How many trials there will be: as asked, and not more than a grid has."""
+        if self.sweep.sampler != "grid":
+            return self.sweep.trials
+        return min(self.sweep.trials, math.prod(len(p.all() or ()) for p in self.space.values()))
+
+    def grid(self) -> list[dict[str, Any]]:
+        """All points of a grid, in an order of their own: the first ones are spread over it."""
+        points = [
+            dict(zip(self.space, point, strict=True))
+            for point in product(*(p.all() or () for p in self.space.values()))
+        ]
+        return [points[i] for i in np.random.default_rng(self.sweep.sampler_seed).permutation(len(points))]
+
+    @property
+    def held_back(self) -> list[int]:
+        """The seeds that wait until the pruner has seen the others."""
+        return self.seeds[self.sweep.pruner_seeds :] if self.reads_curves else []
+
+    @property
+    def reads_curves(self) -> bool:
+        """Whether the pruner looks at runs while they train."""
+        return self.pruner in ("median", "asha", "hyperband")
+
+    def to_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> "Spec":
+        space = {key: Parameter(**parameter) for key, parameter in data["space"].items()}
+        return cls(**{**data, "space": space, "sweep": SweepConfig(**data["sweep"])})
+
+
+def centre(values: Any, axis: int = -1) -> Any:
+    """What a trial is judged by: the interquartile mean over its seeds, of fewer than 4 the mean."""
+    values = np.asarray(values, np.float64)
+    return iqm(values, axis) if values.shape[axis] >= FEW_SEEDS else values.mean(axis)
+
+
+def plan(fixed: list[str], space: dict[str, Parameter], seeds: list[int], sweep: SweepConfig, compose: Compose) -> Spec:
+    """The sweep that this asks for, every value of it tried on `compose`; ConfigError names the first that is wrong."""
+    config = compose(fixed)
+    seeds = seeds or [config.seed + i for i in range(sweep.seeds)]
+    evaluations = config.total_timesteps // config.eval_every if config.eval_every else 1
+    name = "-".join([*names(config), time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2)])
+    spec = Spec(name, fixed, space, seeds, max(1, evaluations), sweep)
+    for seed in seeds:
+        compose([*fixed, f"seed={seed}"])
+    if config.device == "cuda" and not sweep.gpus_per_worker:
+        raise ConfigError("device=cuda: the runs of a sweep see no GPU but with sweep.gpus_per_worker=1 or more.")
+    corners = {key: parameter.corners() for key, parameter in space.items()}
+    draw = random.Random(0)
+    for key, values in corners.items():
+        for value in values:
+            _check_value(key, value, fixed, corners, compose, draw)
+    return spec
+
+
+def _check_value(
+    key: str, value: str, fixed: list[str], corners: dict[str, list[str]], compose: Compose, draw: random.Random
+) -> None:
+    """Raise what is wrong with a value, if it is wrong in all combinations that are tried; others are for the trials."""
+    for attempt in range(COMBINATIONS):
+        chosen = {other: draw.choice(found) if attempt else found[0] for other, found in corners.items()} | {key: value}
+        try:
+            compose([*fixed, *(f"{name}={text}" for name, text in chosen.items())])
+        except ConfigError:
+            if attempt == COMBINATIONS - 1:
+                raise
+        else:
+            return
