@@ -67,7 +67,8 @@ Every key, with its default (every *_every counts environment steps, of all envs
 SEARCHED = "hydra.searchpath="
 
 SWEEP_HELP = """\
-usage: rlsys sweep key=values ... [sweep=PRESET] [sweep.key=value ...] [--config-dir DIR] [--quiet] [--allow-import MODULE]
+usage: rlsys sweep key=values ... [sweep=PRESET] [sweep.key=value ...] [--config-dir DIR]
+       [--allow-import MODULE] [--quiet] [--help]
        rlsys sweep resume FOLDER | join URL|FOLDER [--study NAME] [sweep.workers=N ...]
        rlsys sweep show URL|FOLDER [--study NAME] [--json]
 
