@@ -32,8 +32,6 @@ from numpy.typing import NDArray
 from envs.engine.vector import SPLIT_SALT, Transition
 from envs.envpool import EnvPool, check_pool
 
-IMAGE_FROM = 36  # pixels; a uint8 picture smaller than this is a grid, whose numbers are no brightness
-
 # What registers the ids that begin so when it is imported, and the extra of rlsys that installs it. A config names none of them.
 FAMILIES = {
     "ALE/": ("ale_py", "atari"),
@@ -109,7 +107,7 @@ def _box_leaf(path: tuple[Any, ...], space: spaces.Box) -> Leaf:
     if len(space.shape) != 3:
         return Leaf(path, space, "vector", space.shape)
     channels, *size = space.shape if _is_channels_first(space) else (space.shape[2], *space.shape[:2])
-    kind = "image" if space.dtype == np.uint8 and min(size) >= IMAGE_FROM else "grid"
+    kind = "image" if space.dtype == np.uint8 and (space.high == 255).all() else "grid"  # brightness, or other numbers
     return Leaf(path, space, kind, (*size, channels))
 
 

@@ -253,7 +253,8 @@ class TorchEnv:
     def load_state(self, state: dict[str, Any]) -> None:
         self.episodes.count.fill_(state["episodes"])
         self.episodes.recent[:-1] = torch.as_tensor(state["recent"])
-        self.episodes.since[:] = torch.as_tensor(state.get("since", [0.0, 0.0, 0.0]))  # older checkpoints have none
+        since = state.get("since", [0.0, 0.0, 0.0])  # older checkpoints have none
+        self.episodes.since[:] = torch.as_tensor(since, dtype=torch.float64)
         self._receive(lambda obs: self.env.set_state(state["env"], obs))
 
     def _receive(self, fill: Callable[[Any], None]) -> None:

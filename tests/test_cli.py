@@ -143,7 +143,7 @@ def test_trains_help_shows_every_key_with_its_default_and_meaning(capsys):
     printed = capsys.readouterr().out
     for key in set(cli.flat_keys(cli.compose([]))) - {"env", "agent", "env.name", "agent.name", "resume"}:
         assert f"  {key}=" in printed
-    assert re.search(r"env\.vectorization=sync +sync\|async\|native\n", printed)
+    assert re.search(r"env\.vectorization=sync +sync\|async\|native\|envpool\n", printed)
     assert re.search(r"agent\.tau=1\.0 +how far each update moves the target network", printed)
 
 

@@ -312,7 +312,7 @@ def test_runs_are_found_by_folder_glob_and_latest(tmp_path, monkeypatch):
         ({"num_envs": 512}, "cuda", "512 envs or more"),
         ({"env": {"name": "snake"}}, "cuda", "observations are pictures"),
         ({"num_envs": 512, "env": {"backend": "serial"}}, "cpu", "env.backend=serial"),
-        ({"num_envs": 512, "env": {"name": "gymnasium"}}, "cpu", "Gymnasium's run there"),
+        ({"num_envs": 512, "env": {"name": "gymnasium"}}, "cpu", "Gymnasium's and Atari's run there"),
         ({"num_envs": 512, "agent": {"name": "sb3"}}, "cpu", "stable-baselines3 reads them there"),
         ({"num_envs": 512, "device": "cpu"}, "cpu", "as asked"),
         ({"device": "cuda"}, "cuda", "as asked"),

@@ -27,8 +27,10 @@ def test_the_splits_do_not_overlap():
 
 @njit
 def reset_by_low_bits(s, p):
-    s.level = s.level % 2**29
+    level = s.level
+    s.level = level % 2**29
     maze.reset(s, p)
+    s.level = level
 
 
 def test_a_sim_whose_splits_share_levels_is_found_out():

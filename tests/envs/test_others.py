@@ -81,12 +81,12 @@ def first(env: GymVectorEnv) -> np.ndarray:
     return obs
 
 
-def test_minigrids_picture_is_a_grid_of_numbers_its_direction_one_hot_and_its_mission_left_out():
+def test_minigrids_picture_is_an_image_its_direction_one_hot_and_its_mission_left_out():
     pytest.importorskip("minigrid", reason="needs minigrid: pip install 'rlsys[minigrid]'")
     env = make("MiniGrid-DoorKey-5x5-v0", 2)
     assert [(leaf.path, leaf.kind, leaf.shape) for leaf in env.leaves] == [
         (("direction",), "binary", (4,)),
-        (("image",), "grid", (7, 7, 3)),
+        (("image",), "image", (7, 7, 3)),
     ]
     obs = first(env)
     theirs, _ = gymnasium.make("MiniGrid-DoorKey-5x5-v0").reset(seed=env.seed)
@@ -102,11 +102,11 @@ def test_minatars_observation_is_a_grid_of_bits():
         assert (spec.shape, spec.dtype, spec.parts[0].kind) == ([10, 10, channels], "bool", "grid")
 
 
-def test_a_small_picture_of_bytes_is_a_grid_and_a_large_one_an_image():
-    def kind(*shape):
-        return leaves(spaces.Box(0, 255, shape, np.uint8))[0].kind
+def test_a_picture_of_bytes_up_to_255_is_an_image_and_one_of_smaller_numbers_a_grid():
+    def kind(high, *shape):
+        return leaves(spaces.Box(0, high, shape, np.uint8))[0].kind
 
-    assert [kind(7, 7, 3), kind(35, 80, 3), kind(36, 36, 3), kind(4, 84, 84)] == ["grid", "grid", "image", "image"]
+    assert [kind(255, 7, 7, 3), kind(255, 4, 84, 84), kind(10, 7, 7, 3)] == ["image", "image", "grid"]
 
 
 def test_words_beside_other_things_are_left_out_and_words_alone_refused():
