@@ -1227,7 +1227,8 @@ def board(argv: list[str]) -> int:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGTERM, signal.SIGINT):  # also where a shell had it ignored, in the background
+        signal.signal(number, stop)
     with contextlib.suppress(KeyboardInterrupt), Board(args.runs) as shown:
         try:
             address = shown.serve(args.host, args.port)

@@ -170,7 +170,7 @@ def test_a_signal_ends_it_cleanly(number, tmp_path):
     with boarded(tmp_path, "runs/*/*/*", "--port", "0") as (process, _):
         assert list(tmp_path.glob("rlsys-board-*"))
         process.send_signal(number)
-        _, printed = process.communicate(timeout=180)
+        _, printed = process.communicate(timeout=60)
         assert (process.returncode, printed) == (0, "")
     assert not list(tmp_path.glob("rlsys-board-*"))
 
