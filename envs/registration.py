@@ -86,8 +86,8 @@ class Declared:
             raise ValueError(f"{who} is not a Sim but a {type(sim).__name__}.")
         if sim.id != f"rlsys/{self.id}":
             raise ValueError(
-                f"{who} calls itself {sim.id}, and its entry point stands for rlsys/{self.id}: give the sim the name and "
-                "version of its entry point, or the entry point those of the sim (docs/add-an-env.md)."
+                f"{who} calls itself {sim.id}, and its entry point stands for rlsys/{self.id}: call the entry "
+                f"point {entry_name(sim.id)!r} (docs/add-an-env.md), and install the package again."
             )
         return sim
 
@@ -97,6 +97,13 @@ def declared() -> tuple[Declared, ...]:
     """All sims: ours, then those of installed packages, by name. Names may occur twice: see `get_sim`."""
     ours = [Declared(name, id, f"envs.{name}:SIM") for name, id in SIMS.items()]
     return (*ours, *sorted((_of_package(point) for point in entry_points(group=GROUP)), key=lambda sim: sim.name))
+
+
+def entry_name(sim_id: str) -> str:
+    """What the entry point of a sim is called: cooled_room-v1 for rlsys/CooledRoom-v1."""
+    name, _, version = sim_id.removeprefix("rlsys/").rpartition("-")
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return words if version == "v0" else f"{words}-{version}"
 
 
 def _of_package(point: EntryPoint) -> Declared:

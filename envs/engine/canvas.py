@@ -81,9 +81,10 @@ class Canvas:
             self.line(x0, y0, x1, y1, color, width)
 
     def rectangle(self, x0: float, y0: float, x1: float, y1: float, color: Color = "ink") -> None:
-        """A filled rectangle between two opposite corners."""
+        """A filled rectangle between two opposite corners; one without width or height is nothing."""
         (u0, v0), (u1, v1) = self._at(x0, y0), self._at(x1, y1)
-        self._draw.rectangle((min(u0, u1), min(v0, v1), max(u0, u1) - 1, max(v0, v1) - 1), fill=rgb(color))
+        if abs(u1 - u0) >= 1.0 and abs(v1 - v0) >= 1.0:
+            self._draw.rectangle((min(u0, u1), min(v0, v1), max(u0, u1) - 1, max(v0, v1) - 1), fill=rgb(color))
 
     def polygon(self, points: Sequence[tuple[float, float]], color: Color = "ink") -> None:
         """A filled polygon."""

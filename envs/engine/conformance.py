@@ -11,6 +11,7 @@ import hashlib
 import linecache
 import math
 import random
+import re
 import time
 import traceback
 import warnings
@@ -83,7 +84,9 @@ def run(sim: Sim, checks: dict[str, Check]) -> Iterator[Result]:
             yield Result(name, "failed", failure.seen, failure.remedy)
         except Exception as error:
             stopped = name in RUNS
-            yield Result(name, "failed", told(error), "Debug it with backend='python' (docs/add-an-env.md).")
+            is_compiling = isinstance(error, numba.core.errors.NumbaError)
+            remedy = "See the rules in docs/add-an-env.md." if is_compiling else "Debug it with backend='python'."
+            yield Result(name, "failed", told(error), remedy)
 
 
 # -- does it run at all ------------------------------------------------------------------------------------------------
@@ -702,9 +705,14 @@ def told(error: Exception) -> str:
     """An error in one line: its type, what it says, and where in whose code, of which env."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines)
-    if isinstance(error, numba.core.errors.NumbaError):  # a page; where it is and the last words are of use
+    if "cannot unpack non-iterable" in said:
+        said += ": step returns (reward, terminated)"
+    if isinstance(error, numba.core.errors.NumbaError):  # a page; what cannot be, and where in whose code, are of use
         places = [line for line in lines if line.startswith("File ") and "site-packages" not in line]
-        said = " ".join([*lines[1:4], *places[-1:]])
+        unknown = next((match for line in lines if (match := re.search(r"Untyped global name '(\w+)'", line))), None)
+        causes = [line for line in lines if not line.startswith(("Failed in", "During", "File", "^", "<"))]
+        said = f"{unknown[1]!r} has no @njit, or is nothing that can be compiled" if unknown else " ".join(causes[:3])
+        said = " ".join([said, *[place for place in places if "batch.py" not in place][-1:]])  # not the engine's copy
     engine, place, env = Path(__file__).parent, "", ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         path = Path(frame.f_code.co_filename)

@@ -24,6 +24,7 @@ def test_view_is_centred_undistorted_and_upwards():
     canvas = Canvas(100, 100)
     canvas.view(-2, 2, 0, 1)  # 25 pixels a unit; 0 to 1 in height takes rows 62.5 up to 37.5
     canvas.rectangle(-2, 0, 0, 1, color="red")
+    canvas.rectangle(1, 0, 1, 1, color="blue")  # without width: nothing
     assert at(canvas, 10, 50) == "red"
     assert at(canvas, 60, 50) == "paper"
     assert at(canvas, 10, 30) == "paper"

@@ -78,6 +78,15 @@ FAULTS = {  # what is wrong: edits, the check that notices, what it says
         [("** 2) / 100.0", "** 2) / 100.0 - np.sqrt(s.outside + 4.0)")],
         "rewards", r"the reward is nan, by action \d in room=.*, outside=-\d",
     ),
+    "a helper without @njit": (
+        [("@njit\ndef reset", "def cost(a):\n    return 0.1 * a\n\n\n@njit\ndef reset"),
+         ("p.price * action", "cost(p.price) * action")],
+        "indices", r"'cost' has no @njit, .*faulty\.py\", line \d+",
+    ),
+    "step returns the reward only": (
+        [("return reward, s.room < 0.0", "return reward")],
+        "plain Python", r"step returns \(reward, terminated\)",
+    ),
     "step changes params": (
         [(HEATING, f"{HEATING}    p.power *= 0.9\n")],
         "side effects", r"by reset or step, env 0: p\.power is 0\.6",
