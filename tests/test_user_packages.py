@@ -142,7 +142,11 @@ def test_its_kernels_are_cached_until_its_source_changes(python, site, tmp_path)
             "snake",
             "'snake' is the name of several sims, of rlsys (envs.snake:SIM) and greedy 2.1 (rooms.thermostat:SIM)",
         ),
-        ("furnace", "calls itself rlsys/Thermostat-v0, and its entry point stands for rlsys/Furnace-v0: call the entry point 'thermostat'"),
+        (
+            "furnace",
+            "calls itself rlsys/Thermostat-v0, and its entry point stands for rlsys/Furnace-v0: "
+            "call the entry point 'thermostat'",
+        ),
         ("number", "(math:pi) is not a Sim but a float"),
     ],
 )
