@@ -76,6 +76,11 @@ def leaves(space: spaces.Space) -> list[Leaf]:
     return list(_leaves(space, ())) or _refuse(space, ())
 
 
+def leaves_of(env: Any) -> list[Leaf]:
+    """The leaves of what an env shows: its own list, where it packs or stacks them, else those of its space."""
+    return getattr(env, "leaves", None) or leaves(env.single_observation_space)
+
+
 def _leaves(space: spaces.Space, path: tuple[Any, ...]) -> Iterator[Leaf]:
     if isinstance(space, spaces.Dict):
         for key, inner in space.spaces.items():

@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from envs.engine.vector import SimVectorEnv, Transition
-from envs.gym import GymVectorEnv, leaves
+from envs.gym import GymVectorEnv, leaves_of
 
 
 class FrameStack:
@@ -36,7 +36,7 @@ class FrameStack:
         self.env, self.size, self.num_envs, self.metadata = env, size, env.num_envs, env.metadata
         self.single_observation_space, self.single_action_space = env.single_observation_space, env.single_action_space
         self.precision = getattr(env, "precision", "float32")
-        self._frames = leaves(env.single_observation_space) if isinstance(env, SimVectorEnv) else env.leaves
+        self._frames = leaves_of(env)
         self.leaves = [replace(leaf, shape=self._stacked(leaf.shape)) for leaf in self._frames]
         self._inner = env.arrays()
         self._outer: Transition | None = None  # what `_inner` shares its rewards and ends with

@@ -53,14 +53,15 @@ class Board:
         settings = self._settings[run]
         if not settings:
             return run.name
-        group = [other for other in self._settings.values() if other and _group(other) == _group(settings)]
+        kind = run.name.rpartition("/")[0]
+        group = [others for other, others in self._settings.items() if others and other.name.rpartition("/")[0] == kind]
         mine = hyperparameters(settings)
         differing = [key for key in mine if key != "seed" and any(o.get(key) != mine[key] for o in group)]
         values = hparam_values({key: mine[key] for key in differing[:SHOWN_DIFFERENCES]})
         shown = [f"{key.rpartition('.')[2]}={str(value)[:SHOWN_CHARACTERS]}" for key, value in values.items()]
         shown += ["..."] if len(differing) > SHOWN_DIFFERENCES else []
         what = ", ".join([*shown, f"seed={settings.get('seed')}"])
-        return f"{_group(settings)}/{what} {run.folder.name.rpartition('-')[2]}".replace("//", "/")
+        return f"{kind}/{what} {run.folder.name.rpartition('-')[2]}".replace("//", "/")
 
     def _link(self, run: Run, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,12 +106,6 @@ class Board:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _group(settings: dict[str, Any]) -> str:
-    env = settings.get("env.id") if settings.get("env.name") == "gymnasium" else settings.get("env.name")
-    agent = "-".join(str(part) for part in (settings.get("agent.name"), settings.get("agent.algo")) if part)
-    return f"{str(env).replace('/', '-')}/{agent}"
 
 
 def holder(port: int) -> str | None:

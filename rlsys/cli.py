@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -188,12 +188,7 @@ def train(argv: list[str]) -> int:
         return OK
     command = shlex.join(["rlsys", "train", *argv])
     quiet, argv = take_flag(argv, "--quiet")
-    modules, argv = take_values(argv, "--allow-import")
-    if modules:
-        from envs.gym import allow_import
-
-        for module in modules:
-            allow_import(module)
+    _, argv = take_allowed(argv)
     searched, argv = take_config_dir(argv)
     if set(argv) & {"--cfg", "-c", "--info", "-i"}:  # Hydra's own questions
         settings = [*searched, *(normalised(arg) for arg in argv if "=" in arg and arg[0] != "-")]
@@ -418,11 +413,28 @@ def conf_folder() -> Path:
     raise UsageError(f"no config.yaml in {candidates[0]}. Set RLSYS_CONF to a folder like the project's conf/.")
 
 
+@cache
 def installed_sims() -> list[str]:
     """Names of the sims that installed packages declare (envs/registration.py), read without Gymnasium, which takes longer."""
     from importlib.metadata import entry_points
 
     return sorted({re.sub(r"-v\d+$", "", point.name) for point in entry_points(group="rlsys.sims")})
+
+
+def allow(modules: list[str]) -> None:
+    """Let env.id name these modules: --allow-import."""
+    if modules:
+        from envs.gym import allow_import
+
+        for module in modules:
+            allow_import(module)
+
+
+def take_allowed(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The modules after --allow-import, which are allowed from here on; and the other arguments."""
+    modules, argv = take_values(argv, "--allow-import")
+    allow(modules)
+    return modules, argv
 
 
 def take_config_dir(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -1018,13 +1030,8 @@ def sweep(argv: list[str]) -> int:
     as_json, argv = take_flag(argv, "--json")
     quiet, argv = take_flag(argv, "--quiet")
     names, argv = take_values(argv, "--study")
-    modules, argv = take_values(argv, "--allow-import")
+    modules, argv = take_allowed(argv)
     searched, argv = take_config_dir(argv)
-    if modules:
-        from envs.gym import allow_import
-
-        for module in modules:
-            allow_import(module)
     verb = argv[0] if argv and argv[0] in ("resume", "join", "show") else None
     if verb and (len(argv) < 2 or "=" in argv[1].partition("://")[0]):
         raise UsageError(f"rlsys sweep {verb} needs a sweep's folder{'' if verb == 'resume' else ' or a URL'}.")
@@ -1246,11 +1253,9 @@ def board(argv: list[str]) -> int:
 
 def load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     """(run, policy, config) that a verb's RUN and --checkpoint name."""
-    from envs.gym import allow_import
     from rlsys.folder import find_one
 
-    for module in args.allow_import:
-        allow_import(module)
+    allow(args.allow_import)
     found = find_one(args.run)
     config = found.config()
     check_env(config)

@@ -385,12 +385,16 @@ def to_data(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def flat(data: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested data by dotted keys, as they are typed: {"agent": {"gamma": 0.9}} is {"agent.gamma": 0.9}."""
+def flat(data: dict[str, Any], path: str = "", *, keep_empty: bool = False) -> dict[str, Any]:
+    """Nested data by dotted keys, as they are typed: {"agent": {"gamma": 0.9}} is {"agent.gamma": 0.9}.
+
+    keep_empty: an empty mapping counts as a value, instead of as none.
+    """
     leaves: dict[str, Any] = {}
     for key, value in data.items():
         inner = _join(path, str(key))
-        leaves |= flat(value, inner) if isinstance(value, dict) else {inner: value}
+        is_inner = isinstance(value, dict) and (value or not keep_empty)
+        leaves |= flat(value, inner, keep_empty=keep_empty) if is_inner else {inner: value}
     return leaves
 
 

@@ -71,7 +71,7 @@ class Events:
         # a START at step 0 says that nothing before this file counts, should an earlier one outlive a crash
         begin += [_record(session_log=SessionLog(status=SessionLog.START)), *(raw for _, _, raw in kept)]
         with self._file.failures():
-            _write_whole(path, b"".join(begin))
+            write_whole(path, b"".join(begin))
             for old in earlier:
                 old.unlink(missing_ok=True)
 
@@ -168,7 +168,7 @@ def write_experiment(path: Path, sessions: list[dict[str, Any]], metrics: Mappin
         metric_infos=[MetricInfo(name=MetricName(tag=tag), display_name=name) for tag, name in metrics.items()],
     )
     summary = Summary(value=[_hparams_value(EXPERIMENT, experiment=experiment)])
-    _write_whole(path, _record(file_version="brain.Event:2") + _record(summary=summary))
+    write_whole(path, _record(file_version="brain.Event:2") + _record(summary=summary))
 
 
 def read(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, str]]:
@@ -300,7 +300,7 @@ def _next_path(folder: Path, earlier: list[Path]) -> Path:
     return Path(folder) / f"events.out.tfevents.{max(int(time.time()), latest + 1):010d}.rlsys"
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all; TensorBoard takes none by its name before."""
     temporary = path.with_name(f".{path.name.rpartition('.')[2]}.{os.getpid()}")
     try:

@@ -26,7 +26,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rlsys.events import Appender, Events
+from rlsys.events import Appender, Events, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -252,22 +252,22 @@ class Follower:
         return []
 
 
+METRICS_INTRO = """\
+# Metrics
+
+Every tag in TensorBoard and in `metrics.jsonl`. The x axis is environment steps, of all environments.
+The names are Stable-Baselines3's. (This page is made by `python -m rlsys.log > docs/metrics.md`.)
+
+A point is written when a 300th of the time so far has passed since the last: some 3500 in a day, and as many in a
+run's first second as its speed allows. `log_every=N` asks for one each N steps instead, `log_every=1` for every
+iteration. Evaluations are always written. A point has the values of the iteration at which it is written; only the
+means over episodes are of all that ended since the last point.
+"""
+
+
 def metrics_page() -> str:
     """docs/metrics.md."""
-    lines = ["# Metrics", ""]
-    lines += ["Every tag in TensorBoard and in `metrics.jsonl`. The x axis is environment steps, of all environments."]
-    lines += ["The names are Stable-Baselines3's. (This page is made by `python -m rlsys.log > docs/metrics.md`.)"]
-    lines += [
-        "",
-        "A point is written when a 300th of the time so far has passed since the last: some 3500 in a day, and as many in a",
-    ]
-    lines += [
-        "run's first second as its speed allows. `log_every=N` asks for one each N steps instead, `log_every=1` for every"
-    ]
-    lines += [
-        "iteration. Evaluations are always written. A point has the values of the iteration at which it is written; only the"
-    ]
-    lines += ["means over episodes are of all that ended since the last point."]
+    lines = [METRICS_INTRO.rstrip("\n")]
     for group, tags in itertools.groupby(METRICS, key=lambda tag: tag.split("/")[0]):
         lines += ["", f"## {group}", "", "| tag | unit | meaning |", "|---|---|---|"]
         lines += [f"| `{tag}` | {METRICS[tag].unit} | {METRICS[tag].meaning} |" for tag in tags]
@@ -315,12 +315,8 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 def _drop_lines_after(path: Path, step: int) -> None:
     """Rewrite a metrics file without the lines of later steps, of a run's end, and those that a crash cut short."""
-    rewritten = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(rewritten, "wb") as file:
-        file.writelines(line for row, line in _lines(path) if row["step"] <= step and not ONCE & row.keys())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(rewritten, path)
+    kept = (line for row, line in _lines(path) if row["step"] <= step and not ONCE & row.keys())
+    write_whole(path, b"".join(kept))
 
 
 class Progress:

@@ -128,16 +128,9 @@ def _below(path: Path, name: str) -> Iterator[Path]:
     return iter([path]) if path.is_file() and path.match(name) else path.rglob(name)
 
 
-def flat(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested data as dotted keys and short texts: 0.0003, [64,64], true."""
-    found: dict[str, str] = {}
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-            found[f"{prefix}{key}"] = text
-    return found
+def short_text(value: Any) -> str:
+    """A setting as it is typed: 0.0003, [64,64], true."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 # -- ours ----------------------------------------------------------------------------------------------------------------
@@ -149,7 +142,8 @@ def _ours(run: folder.Run) -> Logged:
     points = log.read_metrics(run.folder)
     tags = {tag for point in points for tag in point if tag != "step"}
     series = {tag: _series([(p["step"], _nan(p[tag])) for p in points if tag in p]) for tag in tags}
-    keys = {key: value for key, value in flat(config.to_data(cfg)).items() if key not in BOOKKEEPING}
+    settings = config.flat(config.to_data(cfg), keep_empty=True)
+    keys = {key: short_text(value) for key, value in settings.items() if key not in BOOKKEEPING}
     keys = {key: value for key, value in keys.items() if key.removeprefix("env.") not in HOW_ENVS_ARE_RUN}
     summary = run.summary() or {}
     has_ended = "score" in summary and not run.is_locked()

@@ -75,15 +75,21 @@ def _panel_width(count: int) -> float:
     return (WIDTH - LEFT - 24 - (columns - 1) * GAP) / columns
 
 
-def _curves(c: Comparison) -> Picture:
-    rows = -(-len(c.tasks) // COLUMNS)
-    top = _legend_height(c.groups)
-    each = TITLE + PANEL + 48
-    picture = Picture(WIDTH, top + rows * each)
+def _panels(c: Comparison, height: float) -> tuple[Picture, list[tuple[float, float, float]]]:
+    """A picture with the legend and room for a panel a task, below its title; and each panel's left, top and width.
+
+    height: of a panel, with what stands below it.
+    """
+    rows, top, each = -(-len(c.tasks) // COLUMNS), _legend_height(c.groups), TITLE + height
+    picture, width = Picture(WIDTH, top + rows * each), _panel_width(len(c.tasks))
     _legend(picture, c.groups)
-    width = _panel_width(len(c.tasks))
-    for i, (task, cells) in enumerate(c.tasks.items()):
-        left, up = LEFT + (i % COLUMNS) * (width + GAP), top + (i // COLUMNS) * each + TITLE
+    at = (divmod(i, COLUMNS) for i in range(len(c.tasks)))
+    return picture, [(LEFT + column * (width + GAP), top + row * each + TITLE, width) for row, column in at]
+
+
+def _curves(c: Comparison) -> Picture:
+    picture, panels = _panels(c, PANEL + 48)
+    for (left, up, width), (task, cells) in zip(panels, c.tasks.items(), strict=True):
         curves = {group: cell.curve for group, cell in cells.items() if len(cell.curve.steps)}
         bounds = np.concatenate([np.concatenate([k.iqm, k.low, k.high]) for k in curves.values()] or [np.zeros(1)])
         bounds = bounds[np.isfinite(bounds)] if np.isfinite(bounds).any() else np.zeros(1)
@@ -110,14 +116,9 @@ def _interval(picture: Picture, axes: Axes, y: float, found: Estimate, role: str
 
 
 def _seeds(c: Comparison) -> Picture:
-    rows = -(-len(c.tasks) // COLUMNS)
-    top, inside = _legend_height(c.groups), ROW * len(c.groups)
-    each = TITLE + inside + 34
-    picture = Picture(WIDTH, top + rows * each)
-    _legend(picture, c.groups)
-    width = _panel_width(len(c.tasks))
-    for i, (task, cells) in enumerate(c.tasks.items()):
-        left, up = LEFT + (i % COLUMNS) * (width + GAP), top + (i // COLUMNS) * each + TITLE
+    inside = ROW * len(c.groups)
+    picture, panels = _panels(c, inside + 34)
+    for (left, up, width), (task, cells) in zip(panels, c.tasks.items(), strict=True):
         values = np.concatenate([cell.values for cell in cells.values()])
         pad = 0.05 * float(np.ptp(values))
         axes = Axes(picture, left, up, width, inside, (float(values.min()) - pad, float(values.max()) + pad))

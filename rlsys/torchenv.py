@@ -21,7 +21,7 @@ import envs.atari
 import envs.gym
 from envs.engine.sim import Scale
 from envs.engine.vector import DeviceError, SimVectorEnv, Transition
-from envs.gym import check_action_space, leaves
+from envs.gym import check_action_space, leaves_of
 from envs.registration import find
 from envs.stack import FrameStack
 from rlsys.config import AtariConfig, GymnasiumConfig, SimConfig
@@ -346,9 +346,8 @@ def has_levels(config: Any) -> bool:
 
 def obs_spec(env: BatchEnv) -> ObsSpec:
     """What the env's observation tensor looks like and means."""
-    read = leaves(env.single_observation_space) if isinstance(env, SimVectorEnv) else env.leaves  # type: ignore[attr-defined]
     obs = env.arrays().obs  # several parts packed into one
-    return ObsSpec(list(obs.shape[1:]), str(obs.dtype), [Part(leaf.kind, list(leaf.shape)) for leaf in read])
+    return ObsSpec(list(obs.shape[1:]), str(obs.dtype), [Part(leaf.kind, list(leaf.shape)) for leaf in leaves_of(env)])
 
 
 def as_array(tensor: Tensor) -> Any:
