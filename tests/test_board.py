@@ -141,6 +141,14 @@ def test_a_run_that_begins_or_is_resumed_while_the_board_is_open_is_taken_in(tmp
         assert [path.resolve() for path in links] == list(first.folder.resolve().glob("events*"))
 
 
+def test_runs_are_called_as_the_folders_that_they_lie_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path, "a-1", PPO[0])
+    (tmp_path / "runs" / "snake").rename(tmp_path / "runs" / "ALE-Pong-v5")  # env.name of every game is atari
+    with Board(["runs"]) as board:
+        assert list(board.names.values()) == ["ALE-Pong-v5/ppo/seed=7 1"]
+
+
 def test_there_is_no_board_without_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["board", "nowhere"]) == 2
