@@ -6,7 +6,7 @@ level ids ("train", "test") is a split of mazes, and the score on the test level
 
 **Action** `Discrete(4)`: move one square 0 up, 1 right, 2 down, 3 left. Into a wall: nothing happens.
 
-**Observation** `MultiBinary((9, 9, 5))`, the squares around the agent by (row, column, plane), row 0 at the top, the agent at
+**Observation** `MultiBinary((9, 9, 6))`, the squares around the agent by (row, column, plane), row 0 at the top, the agent at
 (4, 4):
 
 | plane | 1 where |
@@ -16,9 +16,10 @@ level ids ("train", "test") is a split of mazes, and the score on the test level
 | 2 | it has been more than once |
 | 3 | the goal is, if it is in sight |
 | 4 | the square of the window that is nearest to the goal |
+| 5 | the agent was before its last move |
 
-It does not show the whole state, but in the trail that the agent leaves it shows what an explorer must know: who enters new
-passages before old ones, and none a third time, finds the goal (Trémaux's rule).
+It does not show the whole state, but in the trail that the agent leaves it shows what an explorer must know: who goes back only
+where there is no other way, enters new passages before old ones, and none a third time, finds the goal (Trémaux's rule).
 
 **Reward** 1 on reaching the goal, else 0. **Start**: start and goal are uniform on distinct cells.
 **End**: terminated at the goal; truncated after 500 steps (the longest way possible has 160, and a walk through every passage and
@@ -43,16 +44,12 @@ from envs.engine import Reference, Sim, njit, params, randint, seed_by_level, st
 
 SIDE = 9  # cells
 SIZE = 2 * SIDE + 1  # squares; cell (i, j) is square (2 i + 1, 2 j + 1)
-OPEN, WALL, SEEN, AGAIN = (
-    0,
-    1,
-    2,
-    3,
-)  # codes of `walls`; the last two are open squares that the agent has come to, once or more
-WINDOW, REACH, PLANES = 9, 4, 5  # the squares that are seen, and how far on either side of the agent
+OPEN, WALL, SEEN, AGAIN = 0, 1, 2, 3  # codes of `walls`; SEEN and AGAIN are open: the agent has come there once, or more
+WINDOW, REACH, PLANES = 9, 4, 6  # the squares that are seen, and how far on either side of the agent
 DOWN, RIGHT = (-1, 0, 1, 0), (0, 1, 0, -1)  # rows and columns of a move up, right, down, left
 
-State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", walls=("u1", (SIZE, SIZE)))
+# `came` is 1 + the direction of the last move, 0 at the start.
+State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", came="u1", walls=("u1", (SIZE, SIZE)))
 Params = params()
 
 
@@ -139,10 +136,13 @@ def look(s, size, obs):
             flat[square + 2] = code == AGAIN
             flat[square + 3] = 0
             flat[square + 4] = 0
+            flat[square + 5] = 0
     goal_row, goal_column = int(s.goal_row) - top, int(s.goal_column) - left
     row, column = min(max(goal_row, 0), WINDOW - 1), min(max(goal_column, 0), WINDOW - 1)
     obs[row, column, 3] = row == goal_row and column == goal_column
     obs[row, column, 4] = 1
+    if s.came:
+        obs[REACH - DOWN[s.came - 1], REACH - RIGHT[s.came - 1], 5] = 1
 
 
 @njit
@@ -154,7 +154,7 @@ def reset(s, p):
 def step(s, p, action):
     row, column = int(s.row) + DOWN[action], int(s.column) + RIGHT[action]
     if s.walls[row, column] != WALL:
-        s.row, s.column = row, column
+        s.row, s.column, s.came = row, column, action + 1
         s.walls[row, column] = SEEN if s.walls[row, column] == OPEN else AGAIN
     arrived = s.row == s.goal_row and s.column == s.goal_column
     return (1.0 if arrived else 0.0), arrived
@@ -173,7 +173,7 @@ def is_sound(s, size):
             is_edge = i == 0 or j == 0 or i == size - 1 or j == size - 1
             if s.walls[i, j] > AGAIN or (is_edge and s.walls[i, j] != WALL):
                 return False
-    return is_inside(s.row, s.column, size) and is_inside(s.goal_row, s.goal_column, size)
+    return s.came <= 4 and is_inside(s.row, s.column, size) and is_inside(s.goal_row, s.goal_column, size)
 
 
 @njit
@@ -271,7 +271,7 @@ def _one_maze():
 
 SIM = Sim(
     name="Maze",
-    version=1,
+    version=2,
     state=State,
     params=Params,
     reset=reset,

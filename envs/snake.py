@@ -5,12 +5,14 @@ entered in that step; so a snake of two cells may turn about.
 
 **Action** `Discrete(4)`: move the head 0 up, 1 right, 2 down, 3 left.
 
-**Observation** `MultiBinary((12, 12, 7))`, a cell by (row, column, plane), row 0 at the top. It shows the whole state:
+**Observation** `MultiBinary((13, 13, 7))`, a cell by (row, column, plane), row 0 at the top: the board moved so that the head is
+in the middle, at (6, 6). What is moved out on one side comes in on the other; the wall, one row and one column, lies between the
+board's ends. It shows the whole state:
 
 | plane | 1 where |
 |---|---|
-| 0 | the head is |
-| 1 | the tail is (the head's cell, while the snake is one cell long) |
+| 0 | the wall is |
+| 1 | the tail is (in the middle, while the snake is one cell long) |
 | 2 | the fruit is |
 | 3, 4, 5, 6 | the body is, and its next cell toward the head lies up, right, down, left |
 
@@ -44,6 +46,7 @@ from envs.engine import Reference, Sim, njit, params, randint, state_dtype
 SIZE = 12
 CELLS = SIZE * SIZE
 PLANES = 7
+SIDE, MIDDLE = SIZE + 1, SIZE // 2  # of the observation
 NOWHERE = CELLS  # the fruit's cell when the board is full
 STEP_TO = (0, -SIZE, 1, SIZE, -1)  # from a body cell to the next, by its code
 FREE, HEAD = 0, 5  # codes of `trail`; 1, 2, 3, 4: body whose next cell toward the head lies up, right, down, left
@@ -111,19 +114,38 @@ def step(s, p, action):
 
 
 @njit
+def shown_at(cell, down, right):
+    """Where a cell of the board is in the observation's plane 0, given how far the board is moved."""
+    return PLANES * (SIDE * moved(cell // SIZE, down) + moved(cell % SIZE, right))
+
+
+@njit
+def moved(x, by):
+    """A row or column, 0 to 12, after it has moved on by -5 to 6."""
+    x += by
+    if x < 0:
+        return x + SIDE
+    return x - SIDE if x >= SIDE else x
+
+
+@njit
 def observe(s, p, obs):
     flat = obs.flat  # half the time that three indices take
-    for k in range(PLANES * CELLS):
+    for k in range(PLANES * SIDE * SIDE):
         flat[k] = 0
+    down, right = MIDDLE - int(s.head) // SIZE, MIDDLE - int(s.head) % SIZE
+    wall_row, wall_column = moved(SIZE, down), moved(SIZE, right)
+    for k in range(SIDE):
+        flat[PLANES * (SIDE * wall_row + k)] = 1
+        flat[PLANES * (SIDE * k + wall_column)] = 1
     cell = int(s.tail)
+    flat[shown_at(cell, down, right) + 1] = 1
     for _ in range(int(s.length) - 1):
         code = int(s.trail[cell])
-        flat[PLANES * cell + 2 + code] = 1
+        flat[shown_at(cell, down, right) + 2 + code] = 1
         cell += STEP_TO[code]
-    flat[PLANES * int(s.head)] = 1
-    flat[PLANES * int(s.tail) + 1] = 1
     if s.fruit != NOWHERE:
-        flat[PLANES * int(s.fruit) + 2] = 1
+        flat[shown_at(int(s.fruit), down, right) + 2] = 1
 
 
 @njit
@@ -219,13 +241,15 @@ HAMILTONIAN_CYCLE = _hamiltonian_cycle()
 
 
 def hamiltonian_policy(obs):
-    """A scripted player that fills the board, given steps enough: actions (N,) for observations (N, 12, 12, 7)."""
-    return HAMILTONIAN_CYCLE[obs[..., 0].reshape(len(obs), CELLS).argmax(axis=1)]
+    """A scripted player that fills the board, given steps enough: actions (N,) for observations (N, 13, 13, 7)."""
+    wall = obs[..., 0].sum(axis=2), obs[..., 0].sum(axis=1)  # the row and the column that are full
+    row, column = ((SIZE + MIDDLE - full.argmax(axis=1)) % SIDE for full in wall)
+    return HAMILTONIAN_CYCLE[SIZE * row + column]
 
 
 SIM = Sim(
     name="Snake",
-    version=0,
+    version=1,
     state=State,
     params=Params,
     reset=reset,
@@ -234,7 +258,7 @@ SIM = Sim(
     draw=draw,
     scripted=scripted,
     valid=valid,
-    observation_space=MultiBinary((SIZE, SIZE, PLANES)),
+    observation_space=MultiBinary((SIDE, SIDE, PLANES)),
     action_space=Discrete(4),
     max_episode_steps=4000,
     reward_threshold=60.0,

@@ -92,19 +92,32 @@ def test_a_snake_of_three_may_not_turn_about():
     assert move([(5, 3), (5, 4), (5, 5)], (0, 0), LEFT)[2]
 
 
-def test_the_observation_shows_the_whole_state():
+def test_the_observation_shows_the_whole_state_around_the_head():
     env = envs.make_vec("snake", 1, seed=0)
     env.reset()
     put(env, [(5, 4), (5, 5), (4, 5), (4, 4), (3, 4)], fruit=(9, 2))
-    expected = np.zeros((SIZE, SIZE, 7), np.int8)
-    expected[3, 4, 0] = 1  # head
-    expected[5, 4, 1] = 1  # tail
-    expected[9, 2, 2] = 1  # fruit
-    expected[5, 4, 3 + RIGHT] = 1
-    expected[5, 5, 3 + UP] = 1
-    expected[4, 5, 3 + LEFT] = 1
-    expected[4, 4, 3 + UP] = 1
+    # The head, at (3, 4), is shown at (6, 6): all is moved down by 3 and right by 2, and the fruit's row 12 is there.
+    expected = np.zeros((13, 13, 7), np.int8)
+    expected[12 + 3 - 13, :, 0] = 1  # the wall below row 11, which is also above row 0
+    expected[:, 12 + 2 - 13, 0] = 1
+    expected[8, 6, 1] = 1  # tail
+    expected[12, 4, 2] = 1  # fruit
+    expected[8, 6, 3 + RIGHT] = 1
+    expected[8, 7, 3 + UP] = 1
+    expected[7, 7, 3 + LEFT] = 1
+    expected[7, 6, 3 + UP] = 1
     np.testing.assert_array_equal(env.observe()[0], expected)
+
+
+def test_what_is_moved_out_of_the_observation_comes_in_on_the_other_side():
+    env = envs.make_vec("snake", 1, seed=0)
+    env.reset()
+    put(env, [(11, 10), (11, 11)], fruit=(0, 4))
+    obs = env.observe()[0]
+    assert obs[6, 5, 1] == obs[6, 5, 3 + RIGHT] == 1
+    assert np.argwhere(obs[..., 0].all(axis=1)).tolist() == np.argwhere(obs[..., 0].all(axis=0)).tolist() == [[7]]
+    # The fruit's row is 11 rows above the head's, which is two below it, beyond the wall; its column is 7 to the left.
+    assert np.argwhere(obs[..., 2]).tolist() == [[8, 12]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -198,7 +211,7 @@ class PlainSnake:
     MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
     def __init__(self, obs):
-        self.body, self.fruit = [place(obs, 0)], place(obs, 2)
+        self.body, self.fruit = [head_of(obs)], place(obs, 2)
         assert place(obs, 1) == self.body[0] != self.fruit
 
     def step(self, action, fruit):
@@ -215,18 +228,25 @@ class PlainSnake:
         return 1, len(self.body) == 144
 
     def observation(self):
-        obs = np.zeros((12, 12, 7), np.int8)
-        obs[*self.body[-1], 0] = obs[*self.body[0], 1] = 1
+        obs = np.zeros((13, 13, 7), np.int8)
+        obs[12, :, 0] = obs[:, 12, 0] = 1
+        obs[*self.body[0], 1] = 1
         if self.fruit:
             obs[*self.fruit, 2] = 1
         for (row, column), (next_row, next_column) in pairwise(self.body):
             obs[row, column, 3 + self.MOVES.index((next_row - row, next_column - column))] = 1
-        return obs
+        return np.roll(obs, [6 - x for x in self.body[-1]], axis=(0, 1))
+
+
+def head_of(obs):
+    """(row, column) of the head on the board: the wall is at 12, the head in the middle."""
+    return tuple((18 - int(np.flatnonzero(obs[..., 0].all(axis=axis))[0])) % 13 for axis in (1, 0))
 
 
 def place(obs, plane):
-    """(row, column) of the 1 in a plane, None if there is none."""
-    return next((tuple(cell.tolist()) for cell in np.argwhere(obs[..., plane])), None)
+    """(row, column) on the board of the 1 in a plane, None if there is none."""
+    board = np.roll(obs[..., plane], [x - 6 for x in head_of(obs)], axis=(0, 1))
+    return next((tuple(cell.tolist()) for cell in np.argwhere(board)), None)
 
 
 @pytest.mark.parametrize(("wander", "steps"), [(1.0, 800), (0.1, 800), (0.01, 1500), (0.0, 15_000)])
