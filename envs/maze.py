@@ -44,7 +44,12 @@ from envs.engine import Reference, Sim, njit, params, randint, seed_by_level, st
 
 SIDE = 9  # cells
 SIZE = 2 * SIDE + 1  # squares; cell (i, j) is square (2 i + 1, 2 j + 1)
-OPEN, WALL, SEEN, AGAIN = 0, 1, 2, 3  # codes of `walls`; SEEN and AGAIN are open: the agent has come there once, or more
+OPEN, WALL, SEEN, AGAIN = (
+    0,
+    1,
+    2,
+    3,
+)  # codes of `walls`; SEEN and AGAIN are open: the agent has come there once, or more
 WINDOW, REACH, PLANES = 9, 4, 6  # the squares that are seen, and how far on either side of the agent
 DOWN, RIGHT = (-1, 0, 1, 0), (0, 1, 0, -1)  # rows and columns of a move up, right, down, left
 

@@ -95,7 +95,7 @@ Every key, with its default; resume and join take those of this machine ({own}),
 OWN_KEYS = ("workers", "gpus_per_worker", "jobs_per_gpu", "memory", "retries", "dir", "storage")
 
 # Keys under which a user may write what no schema lists.
-FREE_FORM = ("env.params.", "env.kwargs.", "agent.hyperparameters.")
+FREE_FORM = ("env.params.", "env.train_params.", "env.kwargs.", "agent.hyperparameters.")
 
 
 class UsageError(Exception):
@@ -534,6 +534,7 @@ def check_env(config: Any) -> None:
 
             sim = get_sim(config.env.name)
             sim.params.check(config.env.params)
+            sim.params.check(config.env.train_params)
             if config.env.levels and not sim.levels:
                 raise ValueError(f"env.levels={config.env.levels}: {sim.name} has no levels.")
     except ValueError as error:
@@ -599,7 +600,14 @@ def checkpoint_options(made: argparse.ArgumentParser, episodes: int) -> None:
     made.add_argument(
         "--episodes", type=whole(1), default=episodes, metavar="N", help=f"how many (default: {episodes})"
     )
-    made.add_argument("--sample", action="store_true", help="sample actions instead of taking the best")
+    how = made.add_mutually_exclusive_group()
+    how.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="take the most likely actions (default: agent.deterministic)",
+    )
+    how.add_argument("--sample", dest="deterministic", action="store_false", default=None, help="draw actions")
     made.add_argument(
         "--seed", type=whole(0), default=0, metavar="N", help="of sampled actions; in replay, of the episode"
     )
@@ -620,7 +628,7 @@ def evaluate(argv: list[str]) -> int:
 
     from rlsys.evaluate import final_report, held_out
 
-    options = {"deterministic": not args.sample, "seed": args.seed}
+    options = {"deterministic": args.deterministic, "seed": args.seed}
     if args.split == "test":
         report = final_report(policy, config.env, args.episodes, **options)
     else:
@@ -680,7 +688,7 @@ def replay(argv: list[str]) -> int:
     caption = label(config)
     options = {
         "episodes": args.episodes,
-        "deterministic": not args.sample,
+        "deterministic": args.deterministic,
         "seed": args.seed,
         "max_steps": args.max_steps,
     }
@@ -688,7 +696,8 @@ def replay(argv: list[str]) -> int:
         if args.terminal:
             player.show(policy, config.env, caption=caption, columns=args.columns, speed=args.speed, **options)
             return OK
-        name = f"{args.checkpoint}-seed{args.seed}{'-sampled' if args.sample else ''}"
+        how = {None: "", True: "-deterministic", False: "-sampled"}[args.deterministic]
+        name = f"{args.checkpoint}-seed{args.seed}{how}"
         paths = player.record(
             policy, config.env, args.output or found.folder / "replays", name=name, caption=caption, **options
         )

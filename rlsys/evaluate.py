@@ -84,8 +84,10 @@ class Report:
         }
 
 
-def evaluate(policy: Policy, env: TorchEnv, episodes: int, *, deterministic: bool = True, seed: int = 0) -> Report:
-    """Play `episodes` episodes, from the env's first ones, and report them.
+def evaluate(
+    policy: Policy, env: TorchEnv, episodes: int, *, deterministic: bool | None = None, seed: int = 0
+) -> Report:
+    """Play `episodes` episodes, from the env's first ones, and report them. deterministic: see `Policy.act`; seed: if not.
 
     Each of the N envs plays its fixed share (episodes / N, rounded), so that short episodes are not over-represented.
     """

@@ -46,7 +46,8 @@ class PolicySpec:
     dueling: bool = False  # q_values only
     log_std_init: float = 0.0  # gaussian only
     layer_norm: bool = False  # in the body, before each activation (the specs of older checkpoints do not have it)
-    encoder: str = "auto"  # of pictures, see networks.Encoder (neither do they have this)
+    encoder: str = "auto"  # of pictures, see networks.Encoder (neither do they have this, nor the next)
+    deterministic: bool = True  # act by the most likely action, if nothing else is asked for; else draw one
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -215,8 +216,15 @@ class Policy(nn.Module):
         return wrap[self.spec.rule](out) if self.spec.rule in wrap else out  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def act(self, obs: Tensor, *, deterministic: bool = True, generator: torch.Generator | None = None) -> Tensor:
-        """Actions in the env's units: [B] int64 (Discrete) or [B, *shape] float32 (Box)."""
+    def act(
+        self, obs: Tensor, *, deterministic: bool | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Actions in the env's units: [B] int64 (Discrete) or [B, *shape] float32 (Box).
+
+        deterministic: the most likely ones, or drawn by `generator`; None: as the spec has it.
+        """
+        if deterministic is None:
+            deterministic = self.spec.deterministic
         rule = self.rule(self.encoder(obs))
         return self.to_env(rule.mode() if deterministic else rule.sample(generator))
 

@@ -37,11 +37,12 @@ def play(
     env_config: Any,
     *,
     episodes: int = 1,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
     seed: int = 0,
     max_steps: int | None = None,
 ) -> Iterator[Frame]:
-    """The frames of `episodes` episodes on the test split. seed: another one gives other episodes.
+    """The frames of `episodes` episodes on the test split. seed: another one gives other episodes. deterministic: see
+    `Policy.act`.
 
     Raises ValueError if the env cannot draw itself.
     """
@@ -57,7 +58,7 @@ def play(
 
 
 def _frames(
-    policy: Policy, env: TorchEnv, episodes: int, deterministic: bool, seed: int, max_steps: int | None
+    policy: Policy, env: TorchEnv, episodes: int, deterministic: bool | None, seed: int, max_steps: int | None
 ) -> Iterator[Frame]:
     slot = env.bind(env.empty_steps())
     generator = torch.Generator(env.device).manual_seed(seed)
@@ -70,7 +71,7 @@ def _frames(
             step, total = step + 1, total + float(slot[0].reward[0])
             yield Frame(env.env.frame(0), episode, step, total)
             if ended is not None:
-                env.step(policy.act(env.obs), slot)  # the step that only resets
+                env.step(policy.act(env.obs, deterministic=True), slot)  # the step that only resets
                 break
         else:
             env.reset()

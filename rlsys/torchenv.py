@@ -303,7 +303,7 @@ def make_env(
         env = envs.make_vec(
             config.name,
             num_envs,
-            params=config.params,
+            params={**config.params, **(config.train_params if split == "train" else {})},
             num_levels=config.levels if split == "train" else 0,
             max_episode_steps=config.max_episode_steps,
             backend=config.backend,
@@ -332,9 +332,10 @@ def reward_threshold(config: Any) -> float | None:
 def score_scale(config: Any, split: str) -> Scale | None:
     """What turns mean returns of the env of `config` into scores; None where its sim's references do not hold.
 
-    They do not for a few of the training levels either: those may be easier or harder than the rest.
+    They do not for a few of the training levels either, which may be easier or harder than the rest, nor for training
+    parameters.
     """
-    if not isinstance(config, SimConfig) or (split == "train" and config.levels):
+    if not isinstance(config, SimConfig) or (split == "train" and (config.levels or config.train_params)):
         return None
     return envs.get_sim(config.name).scale(config.params, config.max_episode_steps)
 

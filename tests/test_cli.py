@@ -193,6 +193,7 @@ def test_eval_sampled_differs_from_deterministic_and_repeats_itself(trained):
 
     assert returns("--sample") == returns("--sample")
     assert returns("--sample") != returns("--sample", "--seed", "1")
+    assert returns("--deterministic") == returns() != returns("--sample")
 
 
 def test_replay_writes_files_and_plays_in_the_terminal(trained):

@@ -1,5 +1,7 @@
 """Evaluation: which episodes are counted, on what, and the statistics of their returns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,16 @@ def test_evaluating_twice_gives_the_same_report_and_leaves_the_policy_as_it_was(
     assert a.returns.tolist() == b.returns.tolist()
     assert policy.training
     assert all(torch.equal(x, weights[name]) for name, x in policy.state_dict().items())
+
+
+def test_a_policy_that_draws_its_actions_is_evaluated_drawing_them():
+    env = make_env(SimConfig(), 8, split="test", seed=0)
+    policy = policy_for(env)
+    best, drawn = (evaluate(policy, env, 8, deterministic=how).returns.tolist() for how in (True, False))
+    assert best != drawn
+    policy.spec = replace(policy.spec, deterministic=False)
+    assert evaluate(policy, env, 8).returns.tolist() == drawn
+    assert evaluate(policy, env, 8, deterministic=True).returns.tolist() == best
 
 
 def test_splits_are_different_episodes():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,18 @@ def test_greedy_and_deterministic_rules_do_not_explore():
     q = torch.randn(20, 4)
     assert Greedy(q).sample(generator()).equal(q.argmax(-1))
     assert Deterministic(q).sample(generator()).equal(q)
+
+
+def test_a_policy_acts_as_its_spec_says_unless_it_is_asked_otherwise():
+    obs = torch.randn(200, 3)
+    best = policy("gaussian", BOX).act(obs)
+    drawn = policy("gaussian", BOX).act(obs, deterministic=False, generator=generator())
+    assert not drawn.equal(best)
+    spec = replace(policy("gaussian", BOX).spec, deterministic=False)
+    stochastic = Policy(spec)
+    stochastic.load_state_dict(policy("gaussian", BOX).state_dict())
+    assert stochastic.act(obs, generator=generator()).equal(drawn)
+    assert stochastic.act(obs, deterministic=True).equal(best)
 
 
 def test_dueling_values_average_to_the_state_value():

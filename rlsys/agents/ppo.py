@@ -63,6 +63,7 @@ class PPO:
             normalize=config.normalize_observations,
             encoder=config.encoder,
             log_std_init=config.log_std_init,
+            deterministic=config.deterministic,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
