@@ -3,12 +3,19 @@
 The rules are those of the original game. A move slides every tile as far as it goes. Two equal tiles that meet merge, the
 pair nearest to the wall that they move to first; a tile that has just been made merges with no other in the same move.
 After a move a new tile, 2 or (once in ten) 4, comes to a free cell, each as likely as any other. A move that would change
-nothing is allowed: nothing happens, and no tile comes.
+nothing is not made: the next that does change something, clockwise, is made in its place. So every action is a move, and a
+policy that always takes the best one cannot come to a standstill.
 
 **Action** `Discrete(4)`: slide 0 up, 1 right, 2 down, 3 left.
 
-**Observation** `MultiBinary((16, 16))`, one-hot: [c, k] is 1 where cell c (row by row from the top left) holds the tile 2^k;
-[c, 0] where it is free. It shows the whole state.
+**Observation** `MultiBinary((16, 18))`, a row for each cell c, row by row from the top left. It shows the whole state:
+
+| column | 1 where |
+|---|---|
+| 0 | c is free |
+| k, 1 to 15 | c holds the tile 2^k |
+| 16 | c's tile merges with the next one to its right, if the row is slid |
+| 17 | c's tile merges with the next one below it, if the column is slid |
 
 **Reward** the sum of the tiles made by merging, as they are counted in the game's score: from 0 to some thousands, so that
 `agent.normalize_rewards=true` is of help. **Start**: two new tiles. **End**: terminated when no move would change anything;
@@ -27,7 +34,7 @@ Players that learned the value of positions with n-tuple networks make a 2048 in
 "Temporal difference learning of n-tuple networks for the game 2048", CIG 2014).
 
 **Source**: Cirulli, "2048", 2014; actions and the tiles' exponents as in Bonnet et al., "Jumanji: a diverse suite of scalable
-reinforcement learning environments in JAX", ICLR 2024, where a move that changes nothing does bring a tile.
+reinforcement learning environments in JAX", ICLR 2024, which masks the moves that change nothing.
 """
 
 import numpy as np
@@ -35,7 +42,7 @@ from gymnasium.spaces import Discrete, MultiBinary
 
 from envs.engine import Reference, Sim, njit, params, randint, state_dtype
 
-CELLS, LINES = 16, 4
+CELLS, LINES, COLUMNS = 16, 4, 18
 TILE = 15  # a tile's four bits
 ONES = 0x1111111111111111  # the lowest bit of each
 # The bit of a line's first cell, the one that tiles move to: of line 0, from line to line, from cell to cell of a line.
@@ -126,19 +133,35 @@ def reset(s, p):
 @njit
 def step(s, p, action):
     after, made = moved(s.board, action)
-    if after == s.board:
-        return 0.0, False
+    for turn in range(1, 4):
+        if after == s.board:
+            after, made = moved(s.board, (action + turn) % 4)
+    if after == s.board:  # only a board put here by hand
+        return 0.0, True
     s.board = with_new_tile(s, p, after)
     return 1.0 * made, is_stuck(s.board)
 
 
 @njit
+def next_tile(board, cell, stride, cells):
+    """The first tile among so many cells beyond `cell`, 0 if all are free."""
+    for i in range(cells):
+        tile = (board >> (4 * (cell + stride * (i + 1)))) & TILE
+        if tile:
+            return tile
+    return 0
+
+
+@njit
 def observe(s, p, obs):
     for cell in range(CELLS):
-        for k in range(16):
+        for k in range(COLUMNS):
             obs[cell, k] = 0
-    for cell in range(CELLS):
-        obs[cell, (s.board >> (4 * cell)) & TILE] = 1
+        tile = (s.board >> (4 * cell)) & TILE
+        obs[cell, tile] = 1
+        if 0 < tile < TILE:
+            obs[cell, 16] = next_tile(s.board, cell, 1, 3 - cell % 4) == tile
+            obs[cell, 17] = next_tile(s.board, cell, 4, 3 - cell // 4) == tile
 
 
 @njit
@@ -219,7 +242,7 @@ def board_of(exponents) -> int:
 
 SIM = Sim(
     name="Game2048",
-    version=0,
+    version=1,
     state=State,
     params=Params,
     reset=reset,
@@ -228,10 +251,10 @@ SIM = Sim(
     draw=draw,
     scripted=scripted,
     references={
-        "random": Reference(1088.0, 5.4, "uniform actions, 10,000 episodes"),
+        "random": Reference(1145.1, 5.6, "uniform actions, 10,000 episodes"),
         "scripted": Reference(36650.0, 250.0, "5,000 episodes"),
     },
-    observation_space=MultiBinary((CELLS, 16)),
+    observation_space=MultiBinary((CELLS, COLUMNS)),
     action_space=Discrete(4),
     max_episode_steps=10_000,
     reward_threshold=20_000.0,

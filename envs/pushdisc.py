@@ -9,18 +9,19 @@ angle from its course to the disc,
 
 until phi is 90 degrees, where the disc is left behind. So a disc that is pushed off its middle slips away to the side.
 
-**Action** `Box(-1, 1, (2,))`, float32: the finger's velocity in x and y, times `speed`; a vector longer than 1 is shortened to
-1. A step is 0.05 s.
+**Action** `Box(-1, 1, (2,))`, float32: the finger's velocity along the line from the disc to the target, and across it, to the
+left; times `speed`; a vector longer than 1 is shortened to 1. A step is 0.05 s.
 
 **Observation** `Box(10)`, float32, in m:
 
 | index | quantity | range |
 |---|---|---|
-| 0, 1 | finger x, y | [-1, 1] |
-| 2, 3 | disc x, y | [-1.1, 1.1] |
-| 4, 5 | target x, y | [-0.7, 0.7] |
-| 6, 7 | disc - finger | [-2.1, 2.1] |
-| 8, 9 | target - disc | [-1.8, 1.8] |
+| 0, 1 | from the disc to the finger, along that line and across it | [-3, 3] |
+| 2 | distance of the two | [0, 3] |
+| 3 | distance from the disc to the target | [0, 2.6] |
+| 4, 5 | the line's direction in x and y, of length 1 | [-1, 1] |
+| 6, 7 | finger x, y | [-1, 1] |
+| 8, 9 | disc x, y | [-1.1, 1.1] |
 
 **Reward** 10 for each metre by which the disc comes nearer to the target, 1 for each by which the finger comes nearer to the
 disc (both are given back when the distance grows), -0.05 for each step; 10 for success, the disc within 0.03 m of the target;
@@ -136,6 +137,14 @@ def value(s):
 
 
 @njit
+def line(s):
+    """The line from the disc to the target: its direction in x and y, and its length."""
+    x, y = s.target_x - s.disc_x, s.target_y - s.disc_y
+    far = max(length(x, y), 1e-6)
+    return x / far, y / far, far
+
+
+@njit
 def reset(s, p):
     s.disc_x, s.disc_y = uniform(s, -PLACES, PLACES), uniform(s, -PLACES, PLACES)
     s.target_x, s.target_y = -s.disc_x, -s.disc_y
@@ -152,8 +161,9 @@ def reset(s, p):
 @njit
 def step(s, p, action):
     before = value(s)
+    x, y, _ = line(s)
+    s.action[0], s.action[1] = action[0] * x - action[1] * y, action[0] * y + action[1] * x
     # The finger stops at the table's edge, in each direction by itself; what is left of the step is its way.
-    s.action[0], s.action[1] = action[0], action[1]
     across = length(s.action[0], s.action[1])
     most = p.speed * DT / max(across, 1.0)
     way_x = min(max(s.finger_x + most * s.action[0], -TABLE), TABLE) - s.finger_x
@@ -171,41 +181,37 @@ def step(s, p, action):
 
 @njit
 def observe(s, p, obs):
-    obs[0] = s.finger_x
-    obs[1] = s.finger_y
-    obs[2] = s.disc_x
-    obs[3] = s.disc_y
-    obs[4] = s.target_x
-    obs[5] = s.target_y
-    obs[6] = s.disc_x - s.finger_x
-    obs[7] = s.disc_y - s.finger_y
-    obs[8] = s.target_x - s.disc_x
-    obs[9] = s.target_y - s.disc_y
+    x, y, far = line(s)
+    back_x, back_y = s.finger_x - s.disc_x, s.finger_y - s.disc_y
+    obs[0] = back_x * x + back_y * y
+    obs[1] = back_y * x - back_x * y
+    obs[2] = length(back_x, back_y)
+    obs[3] = far
+    obs[4], obs[5] = x, y
+    obs[6], obs[7] = s.finger_x, s.finger_y
+    obs[8], obs[9] = s.disc_x, s.disc_y
 
 
 @njit
 def scripted(s, p, action):
     """Go round the disc to the side away from the target, then push through its middle."""
-    to_x, to_y = s.target_x - s.disc_x, s.target_y - s.disc_y
-    far = max(length(to_x, to_y), 1e-6)
-    to_x, to_y = to_x / far, to_y / far
+    x, y, far = line(s)
     back_x, back_y = s.finger_x - s.disc_x, s.finger_y - s.disc_y  # from the disc to the finger
     near = max(length(back_x, back_y), 1e-6)
-    behind = -(back_x * to_x + back_y * to_y) / near  # cosine of the angle at the disc between the finger and the push
-    aside = (back_x * to_y - back_y * to_x) / near  # and its sine, positive to the right of the push
+    behind = -(back_x * x + back_y * y) / near  # cosine of the angle at the disc between the finger and the push
+    left = (back_y * x - back_x * y) / near  # and its sine, positive to the left of the push
     if behind > 0.8:
         # Off the line to the target it aims across it, so that the disc, which slips away to the other side, is caught.
-        want_x, want_y = to_x + 3.0 * aside * -to_y, to_y + 3.0 * aside * to_x
+        along, across = 1.0, -3.0 * left
         slow = min(far / (p.speed * DT), 1.0)
     else:
         # Along the circle with some room about the disc, by the shorter way, and onto it where the finger is off it.
-        side = 1.0 if aside > 0.0 else -1.0
+        side = 1.0 if left < 0.0 else -1.0
         out = 12.0 * (near - 0.14)
-        want_x = (side * back_y - out * back_x) / near
-        want_y = (-side * back_x - out * back_y) / near
+        along, across = side * left + out * behind, side * behind - out * left
         slow = 1.0
-    size = max(length(want_x, want_y), 1e-6)
-    action[0], action[1] = slow * want_x / size, slow * want_y / size
+    size = max(length(along, across), 1e-6)
+    action[0], action[1] = slow * along / size, slow * across / size
 
 
 def draw(s, p, canvas):
@@ -222,11 +228,12 @@ def draw(s, p, canvas):
     canvas.disc(s.finger_x, s.finger_y, 0.6 * FINGER, color="blue")
 
 
-LIMITS = np.array([1.0, 1.0, 1.1, 1.1, 0.7, 0.7, 2.1, 2.1, 1.8, 1.8], np.float32)
+LOW = np.array([-3, -3, 0, 0, -1, -1, -1, -1, -1.1, -1.1], np.float32)
+HIGH = np.array([3, 3, 3, 2.6, 1, 1, 1, 1, 1.1, 1.1], np.float32)
 
 SIM = Sim(
     name="PushDisc",
-    version=0,
+    version=1,
     state=State,
     params=Params,
     reset=reset,
@@ -239,7 +246,7 @@ SIM = Sim(
         "scripted": Reference(16.597, 0.029, "round the disc, then push, 10,000 episodes"),
         "optimal": Reference(16.888, 0.003, "a bound: straight ways at full speed, 1,000,000 starts"),
     },
-    observation_space=Box(-LIMITS, LIMITS, dtype=np.float32),
+    observation_space=Box(LOW, HIGH, dtype=np.float32),
     action_space=Box(-1.0, 1.0, (2,), np.float32),
     max_episode_steps=200,
     reward_threshold=16.5,

@@ -49,7 +49,9 @@ class SimConfig:
 
     name: str = "cartpole"
     params: dict[str, Any] = field(default_factory=dict)  # number, or [low, high]: drawn once per env
-    train_params: dict[str, Any] = field(default_factory=dict)  # the same, where training's are others than evaluation's
+    train_params: dict[str, Any] = field(
+        default_factory=dict
+    )  # the same, where training's are others than evaluation's
     levels: int = ranged(0, 0, 2**30)  # train on this many levels; 0: all
     max_episode_steps: int | None = ranged(None, 1, 2**31 - 1)  # null: the sim's own limit
     backend: str = choice("auto", "serial", "parallel", "python")

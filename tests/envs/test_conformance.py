@@ -125,7 +125,7 @@ def test_a_single_env_truncates_by_itself():
 
 def test_single_env_options_reach_the_engine():
     level = 2**30 + 5
-    env = gymnasium.make("rlsys/Maze-v1")
+    env = gymnasium.make("rlsys/Maze-v2")
     first, _ = env.reset(seed=0, options={"level": level})
     second, _ = env.reset(seed=1, options={"level": level})
     np.testing.assert_array_equal(first, second)
@@ -159,7 +159,7 @@ def test_a_sim_can_be_given_itself():
 
 
 @pytest.mark.parametrize(
-    ("typo", "meant"), [("cartpol", "cartpole"), ("snake-v0", "Snake-v0"), ("rlsys/Pendulm-v0", "rlsys/Pendulum-v0")]
+    ("typo", "meant"), [("cartpol", "cartpole"), ("snake-v0", "Snake-v1"), ("rlsys/Pendulm-v0", "rlsys/Pendulum-v0")]
 )
 def test_a_typo_in_a_name_is_answered_with_the_nearest_one(typo, meant):
     with pytest.raises(ValueError, match=f"no sim '{typo}'. Did you mean '{meant}'"):

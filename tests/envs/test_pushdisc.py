@@ -24,6 +24,19 @@ def read(env):
     return np.stack([env.state[field] for field in FIELDS], axis=1)
 
 
+def frames(env):
+    """The unit vectors (N, 2, 2) of the frame that actions are given in: from disc to target, and to the left of that."""
+    s = read(env)
+    along = s[:, 4:6] - s[:, 2:4]
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    return np.stack([along, along @ [[0.0, 1.0], [-1.0, 0.0]]], axis=1)
+
+
+def go(env, velocities):
+    """A step with the finger's velocities (N, 2) in x and y, times the speed."""
+    return env.step(np.einsum("nij,nj->ni", frames(env), velocities).astype(np.float32))
+
+
 def near_contact(n, seed=0):
     """Fingers about a disc near the table's middle, from touching it to a step away, and unit actions in all directions."""
     rng = np.random.default_rng(seed)
@@ -31,14 +44,13 @@ def near_contact(n, seed=0):
     disc, target = rng.uniform(-0.3, 0.3, (n, 2)), rng.uniform(-0.7, 0.7, (n, 2))
     away = REACH + np.where(rng.random(n) < 0.3, 0.0, rng.uniform(0, 0.05, n))
     finger = disc + (away * [np.cos(angle), np.sin(angle)]).T
-    actions = np.stack([np.cos(course), np.sin(course)], axis=1).astype(np.float32)
+    actions = np.stack([np.cos(course), np.sin(course)], axis=1)
     return np.concatenate([finger, disc, target], axis=1), actions
 
 
 def pushed_bit_by_bit(states, actions, way=0.05, bits=5000):
     """The finger in small steps; after each, a disc that it has run into is moved out, straight away from it."""
     finger, disc = states[:, 0:2].copy(), states[:, 2:4].copy()
-    actions = actions.astype(float)
     course = actions / np.linalg.norm(actions, axis=1)[:, None]
     for _ in range(bits):
         finger += way / bits * course
@@ -51,7 +63,7 @@ def pushed_bit_by_bit(states, actions, way=0.05, bits=5000):
 def test_a_push_is_the_limit_of_small_pushes():
     states, actions = near_contact(2000)
     env = tables(states, params={"speed": 1.0})
-    env.step(actions)
+    go(env, actions)
     finger, disc = pushed_bit_by_bit(states, actions)
     after = read(env)
     np.testing.assert_allclose(after[:, :2], finger, rtol=0, atol=1e-7)
@@ -67,9 +79,10 @@ def test_the_disc_is_left_behind_as_in_the_limit():
     off = np.radians(rng.uniform(60, 89, 300)) * rng.choice([-1, 1], 300)
     states = np.zeros((300, 6))
     states[:, 2:4] = REACH * np.stack([np.cos(off), np.sin(off)], axis=1)
-    actions = np.tile(np.float32([1, 0]), (300, 1))
+    states[:, 4:6] = states[:, 2:4] + [0.5, 0]  # so that along is x
+    actions = np.tile([1.0, 0.0], (300, 1))
     env = tables(states, params={"speed": 4.0})
-    env.step(actions)
+    go(env, actions)
     after, (_, disc) = read(env), pushed_bit_by_bit(states, actions, way=0.2, bits=20_000)
     np.testing.assert_allclose(after[:, 2:4], disc, rtol=0, atol=2e-4)
     passed = after[:, 0] > after[:, 2] + 1e-3
@@ -81,16 +94,16 @@ def test_the_disc_is_left_behind_as_in_the_limit():
 def test_one_step_is_two_of_half_the_speed():
     states, actions = near_contact(2000, seed=2)
     whole, halves = tables(states, params={"speed": 1.0}), tables(states, params={"speed": 0.5})
-    whole.step(actions)
-    halves.step(actions)
+    go(whole, actions)
+    go(halves, actions)
     halves.state["ended"] = 0
-    halves.step(actions)
-    np.testing.assert_allclose(read(whole), read(halves), rtol=0, atol=1e-9)
+    go(halves, actions)
+    np.testing.assert_allclose(read(whole), read(halves), rtol=0, atol=1e-7)  # actions are float32
 
 
 def test_pushes_by_hand():
     def push(disc, action=(1.0, 0.0)):
-        env = tables([[0.0, 0.0, *disc, 0.7, 0.7]])
+        env = tables([[0.0, 0.0, *disc, disc[0] + 0.7, disc[1]]])  # along is x, across is y
         env.step(np.array([action], np.float32))
         return read(env)[0, :4]
 
@@ -108,6 +121,20 @@ def test_pushes_by_hand():
     )
 
 
+def test_the_frame_by_hand():
+    # From the disc the target lies in the direction (0.6, 0.8), whose left is (-0.8, 0.6); the finger at (-0.1, 0.2) of it.
+    state = [0.0, 0.3, 0.1, 0.1, 0.4, 0.5]
+    env = tables([state])
+    along, across = -0.1 * 0.6 + 0.2 * 0.8, 0.1 * 0.8 + 0.2 * 0.6
+    expected = [along, across, 0.05**0.5, 0.5, 0.6, 0.8, 0.0, 0.3, 0.1, 0.1]
+    np.testing.assert_allclose(env.observe()[0], expected, atol=1e-7)
+    np.testing.assert_allclose(frames(env)[0], [[0.6, 0.8], [-0.8, 0.6]], atol=1e-12)
+    for action, way in (((1, 0), (0.03, 0.04)), ((0, 1), (-0.04, 0.03)), ((0, -0.5), (0.02, -0.015))):
+        env = tables([state])
+        env.step(np.array([action], np.float32))
+        np.testing.assert_allclose(read(env)[0, :2], [way[0], 0.3 + way[1]], atol=1e-7)
+
+
 def test_finger_and_disc_never_overlap_and_an_untouched_disc_lies_still():
     env = envs.make_vec("pushdisc", 300, seed=0, precision="float64")
     env.reset()
@@ -116,8 +143,8 @@ def test_finger_and_disc_never_overlap_and_an_untouched_disc_lies_still():
     for t in range(300):
         before = read(env)
         chase = (env.state["disc_x"] - env.state["finger_x"], env.state["disc_y"] - env.state["finger_y"])
-        actions = (np.stack(chase, axis=1) * 5 * (t % 3 > 0) + rng.normal(0, 0.7, (300, 2))).astype(np.float32)
-        _, _, terminated, truncated, _ = env.step(actions)
+        actions = np.stack(chase, axis=1) * 5 * (t % 3 > 0) + rng.normal(0, 0.7, (300, 2))
+        _, _, terminated, truncated, _ = go(env, actions)
         after, same = read(env), ~(terminated | truncated)
         distance = np.hypot(*(after[:, 2:4] - after[:, 0:2]).T)
         assert distance.min() >= REACH - 1e-12
@@ -139,26 +166,30 @@ def test_finger_and_disc_never_overlap_and_an_untouched_disc_lies_still():
 def test_the_table_is_the_same_in_the_mirror_and_from_each_of_its_sides():
     states, actions = near_contact(1000, seed=3)
     base = tables(states)
-    _, reward, terminated, _, _ = base.step(actions)
+    _, reward, terminated, _, _ = go(base, actions)
     turn, mirror = np.array([[0.0, 1.0], [-1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, -1.0]])
-    for change in (turn, mirror, turn @ mirror):
+    for change, is_mirrored in ((turn, False), (mirror, True), (turn @ mirror, True)):
+        left = np.array([1.0, -1.0 if is_mirrored else 1.0])  # turned, all is the same; mirrored, left is right
         env = tables((states.reshape(-1, 3, 2) @ change).reshape(-1, 6))
+        np.testing.assert_allclose(env.scripted_actions(), tables(states).scripted_actions() * left, rtol=0, atol=1e-6)
+        obs = tables(states).observe()
+        np.testing.assert_allclose(env.observe()[:, :4], obs[:, :4] * [*left, 1, 1], rtol=0, atol=1e-6)
         np.testing.assert_allclose(
-            env.scripted_actions(), tables(states).scripted_actions() @ change, rtol=0, atol=1e-6
+            env.observe()[:, 4:].reshape(-1, 3, 2), obs[:, 4:].reshape(-1, 3, 2) @ change, rtol=0, atol=1e-6
         )
-        other = env.step((actions @ change).astype(np.float32))
-        np.testing.assert_allclose(other[1], reward, rtol=0, atol=1e-9)
+        other = go(env, actions @ change)
+        np.testing.assert_allclose(other[1], reward, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(other[2], terminated)
         np.testing.assert_allclose(
-            read(env).reshape(-1, 3, 2), read(base).reshape(-1, 3, 2) @ change, rtol=0, atol=1e-9
+            read(env).reshape(-1, 3, 2), read(base).reshape(-1, 3, 2) @ change, rtol=0, atol=1e-7
         )
 
 
 def test_rewards_by_hand():
     def step(finger, disc, target, action=(1.0, 0.0)):
         env = tables([[*finger, *disc, *target]])
-        _, reward, terminated, _, _ = env.step(np.array([action], np.float32))
-        return pytest.approx(reward[0], abs=1e-9), bool(terminated[0])
+        _, reward, terminated, _, _ = go(env, np.array([action]))
+        return pytest.approx(reward[0], abs=1e-6), bool(terminated[0])
 
     assert step((0, 0), (0.5, 0), (0, 0.5)) == (0.05 - 0.05, False)  # nearer to the disc
     assert step((0, 0), (0.5, 0), (0, 0.5), (-1.0, 0.0)) == (-0.05 - 0.05, False)
