@@ -533,8 +533,8 @@ def check_env(config: Any) -> None:
             from envs import get_sim
 
             sim = get_sim(config.env.name)
-            sim.params.check(config.env.params)
-            sim.params.check(config.env.train_params)
+            sim.params.check(config.env.params, "env.params")
+            sim.params.check(config.env.train_params, "env.train_params")
             if config.env.levels and not sim.levels:
                 raise ValueError(f"env.levels={config.env.levels}: {sim.name} has no levels.")
     except ValueError as error:

@@ -68,6 +68,7 @@ def test_help_needs_no_heavy_import(tmp_path):
         (["agent.gamma=2"], "agent.gamma=2 is out of range: it must be between 0 and 1"),
         (["env.params.gravty=3"], "Did you mean 'gravity'?"),
         (["env.params.gravity=[12,8]"], "low <= high"),
+        (["env.train_params.gravty=3"], "env.train_params has no 'gravty'. Did you mean 'gravity'?"),
         (["env.levels=5"], "CartPole has no levels"),
         (["env=gymnasium", "env.id=CartPoole-v1"], "CartPole"),
         (["env=gymnasium", "env.id=os:X-v0"], "--allow-import os"),

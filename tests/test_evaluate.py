@@ -40,6 +40,20 @@ def test_evaluating_twice_gives_the_same_report_and_leaves_the_policy_as_it_was(
     assert all(torch.equal(x, weights[name]) for name, x in policy.state_dict().items())
 
 
+def test_training_may_have_parameters_of_its_own_and_evaluation_keeps_the_worlds():
+    both = SimConfig(params={"gravity": 5.0}, train_params={"gravity": 20.0})
+    policy = policy_for(make_env(SimConfig(), 1, split="test", seed=0))
+    for split, gravity in (("train", 20.0), ("validation", 5.0), ("test", 5.0)):
+        one = SimConfig(params={"gravity": gravity})
+        played = [held_out(policy, config, 20, split).returns.tolist() for config in (both, one)]
+        assert played[0] == played[1]
+    own = SimConfig(train_params={"gravity": [5.0, 20.0]})
+    assert score_scale(own, "test") is not None
+    assert score_scale(own, "train") is None
+    assert make_env(own, 8, split="train", seed=0).env.params["half_length"].tolist() == [0.5] * 8
+    assert len(set(make_env(own, 8, split="train", seed=0).env.params["gravity"].tolist())) == 8
+
+
 def test_a_policy_that_draws_its_actions_is_evaluated_drawing_them():
     env = make_env(SimConfig(), 8, split="test", seed=0)
     policy = policy_for(env)

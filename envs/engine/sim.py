@@ -77,8 +77,8 @@ class Params(Fields):
 
     defaults: Mapping[str, float | int]
 
-    def check(self, overrides: Mapping[str, Any]) -> None:
-        """Raise `ValueError` for an override that names no parameter, or does not fit it.
+    def check(self, overrides: Mapping[str, Any], key: str = "params") -> None:
+        """Raise `ValueError` for an override that names no parameter, or does not fit it; key: what they are called.
 
         A real parameter takes numbers that float32 can hold, an integer one integers; either one, a [low, high] range
         as a list or tuple, or an array.
@@ -87,7 +87,7 @@ class Params(Fields):
             if name not in self.defaults:
                 near = get_close_matches(str(name), self.defaults, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"params has no {name!r}.{hint} Parameters: {', '.join(self.defaults) or 'none'}.")
+                raise ValueError(f"{key} has no {name!r}.{hint} Parameters: {', '.join(self.defaults) or 'none'}.")
             try:
                 array = np.asarray(value)
             except ValueError:  # lists of unequal length
@@ -97,9 +97,9 @@ class Params(Fields):
             else:
                 wanted, fits = "an integer", np.can_cast(array.dtype, np.int64)
             if array.size == 0 or not fits:
-                raise ValueError(f"params.{name}={value!r} is not {wanted}, a [low, high] range or an array of them.")
+                raise ValueError(f"{key}.{name}={value!r} is not {wanted}, a [low, high] range or an array of them.")
             if isinstance(value, list | tuple) and (array.shape != (2,) or array[0] > array[1]):
-                raise ValueError(f"params.{name}={value!r} is not a range [low, high] with low <= high.")
+                raise ValueError(f"{key}.{name}={value!r} is not a range [low, high] with low <= high.")
 
 
 def state_dtype(**fields: str | tuple[str, tuple[int, ...]]) -> Fields:
