@@ -1,13 +1,12 @@
 """Labyrinth: find the way to the goal in a maze too large to be seen at once.
 
-Maze once more (`envs/maze.py`: rules, actions, observation, trail), but a level has 25 x 25 cells, on 51 x 51 squares, of which
+Maze once more (`envs/maze.py`: rules, actions, observation, thread), but a level has 25 x 25 cells, on 51 x 51 squares, of which
 the agent sees the 9 x 9 around it. Walls, start and goal are a function of the level id alone, so that the score on the test
 levels measures generalisation.
 
 **Action** `Discrete(4)`: move one square 0 up, 1 right, 2 down, 3 left.
 
-**Observation** `MultiBinary((9, 9, 6))`: walls, trail, trail walked more than once, goal, where it lies, and the square the agent
-came from, as in Maze.
+**Observation** `MultiBinary((9, 9, 5))`: walls, the thread, where the agent has been, the goal, and where it lies, as in Maze.
 
 **Reward** 1 on reaching the goal, else 0. **Start**: start and goal are uniform on distinct cells.
 **End**: terminated at the goal; truncated after 2500 steps (the longest way possible has 1248, and a walk through every passage
@@ -29,7 +28,7 @@ from envs.maze import PLANES, WINDOW, build, draw_maze, first_step, is_sound, lo
 MOST = 25  # cells
 SIZE = 2 * MOST + 1  # squares; a smaller maze leaves the lower right of them solid
 
-State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", came="u1", walls=("u1", (SIZE, SIZE)))
+State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", walls=("u1", (SIZE, SIZE)))
 Params = params(cells=MOST)
 
 

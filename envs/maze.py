@@ -6,20 +6,20 @@ level ids ("train", "test") is a split of mazes, and the score on the test level
 
 **Action** `Discrete(4)`: move one square 0 up, 1 right, 2 down, 3 left. Into a wall: nothing happens.
 
-**Observation** `MultiBinary((9, 9, 6))`, the squares around the agent by (row, column, plane), row 0 at the top, the agent at
+**Observation** `MultiBinary((9, 9, 5))`, the squares around the agent by (row, column, plane), row 0 at the top, the agent at
 (4, 4):
 
 | plane | 1 where |
 |---|---|
 | 0 | a wall is, or nothing, beyond the edge of the maze |
-| 1 | the agent is or has been |
-| 2 | it has been more than once |
+| 1 | the thread lies |
+| 2 | the agent has been, and the thread does not lie any more |
 | 3 | the goal is, if it is in sight |
 | 4 | the square of the window that is nearest to the goal |
-| 5 | the agent was before its last move |
 
-It does not show the whole state, but in the trail that the agent leaves it shows what an explorer must know: who goes back only
-where there is no other way, enters new passages before old ones, and none a third time, finds the goal (Trémaux's rule).
+From the start to the agent lies a thread, as Ariadne's: going on the agent unwinds it, going back along it winds it up. So the
+observation does not show the whole state, but what an explorer must know: who enters new passages as long as there are any,
+then goes back along the thread, walks through every passage at most twice, and finds the goal.
 
 **Reward** 1 on reaching the goal, else 0. **Start**: start and goal are uniform on distinct cells.
 **End**: terminated at the goal; truncated after 500 steps (the longest way possible has 160, and a walk through every passage and
@@ -31,8 +31,8 @@ a random walk finds the goal in one level of six.
 **References**: the baseline sees the whole maze and goes the shortest way, so that it always reaches the goal: nobody can do
 better.
 
-**Source**: levels by randomised depth-first search; Trémaux's rule in Lucas, "Récréations mathématiques", 1882; protocol of
-Cobbe et al., "Leveraging procedural generation to benchmark reinforcement learning", ICML 2020.
+**Source**: levels by randomised depth-first search; the way to search them is Trémaux's (Lucas, "Récréations mathématiques",
+1882); protocol of Cobbe et al., "Leveraging procedural generation to benchmark reinforcement learning", ICML 2020.
 """
 
 from collections import deque
@@ -44,17 +44,16 @@ from envs.engine import Reference, Sim, njit, params, randint, seed_by_level, st
 
 SIDE = 9  # cells
 SIZE = 2 * SIDE + 1  # squares; cell (i, j) is square (2 i + 1, 2 j + 1)
-OPEN, WALL, SEEN, AGAIN = (
+OPEN, WALL, THREAD, BEEN = (
     0,
     1,
     2,
     3,
-)  # codes of `walls`; SEEN and AGAIN are open: the agent has come there once, or more
-WINDOW, REACH, PLANES = 9, 4, 6  # the squares that are seen, and how far on either side of the agent
+)  # codes of `walls`; where the thread lies, and where the agent has been, is open too
+WINDOW, REACH, PLANES = 9, 4, 5  # the squares that are seen, and how far on either side of the agent
 DOWN, RIGHT = (-1, 0, 1, 0), (0, 1, 0, -1)  # rows and columns of a move up, right, down, left
 
-# `came` is 1 + the direction of the last move, 0 at the start.
-State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", came="u1", walls=("u1", (SIZE, SIZE)))
+State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", walls=("u1", (SIZE, SIZE)))
 Params = params()
 
 
@@ -122,7 +121,7 @@ def build(s, size, side):
             s.walls[i, j] = WALL
     carve(s, side)
     place(s, side)
-    s.walls[s.row, s.column] = SEEN
+    s.walls[s.row, s.column] = THREAD
 
 
 @njit
@@ -137,17 +136,14 @@ def look(s, size, obs):
             code = int(s.walls[row, column]) if is_on_grid else WALL
             square = PLANES * (i * WINDOW + j)
             flat[square] = code == WALL
-            flat[square + 1] = code >= SEEN
-            flat[square + 2] = code == AGAIN
+            flat[square + 1] = code == THREAD
+            flat[square + 2] = code == BEEN
             flat[square + 3] = 0
             flat[square + 4] = 0
-            flat[square + 5] = 0
     goal_row, goal_column = int(s.goal_row) - top, int(s.goal_column) - left
     row, column = min(max(goal_row, 0), WINDOW - 1), min(max(goal_column, 0), WINDOW - 1)
     obs[row, column, 3] = row == goal_row and column == goal_column
     obs[row, column, 4] = 1
-    if s.came:
-        obs[REACH - DOWN[s.came - 1], REACH - RIGHT[s.came - 1], 5] = 1
 
 
 @njit
@@ -159,8 +155,10 @@ def reset(s, p):
 def step(s, p, action):
     row, column = int(s.row) + DOWN[action], int(s.column) + RIGHT[action]
     if s.walls[row, column] != WALL:
-        s.row, s.column, s.came = row, column, action + 1
-        s.walls[row, column] = SEEN if s.walls[row, column] == OPEN else AGAIN
+        if s.walls[row, column] == THREAD:  # back
+            s.walls[s.row, s.column] = BEEN
+        s.walls[row, column] = THREAD
+        s.row, s.column = row, column
     arrived = s.row == s.goal_row and s.column == s.goal_column
     return (1.0 if arrived else 0.0), arrived
 
@@ -176,9 +174,9 @@ def is_sound(s, size):
     for i in range(size):
         for j in range(size):
             is_edge = i == 0 or j == 0 or i == size - 1 or j == size - 1
-            if s.walls[i, j] > AGAIN or (is_edge and s.walls[i, j] != WALL):
+            if s.walls[i, j] > BEEN or (is_edge and s.walls[i, j] != WALL):
                 return False
-    return s.came <= 4 and is_inside(s.row, s.column, size) and is_inside(s.goal_row, s.goal_column, size)
+    return is_inside(s.row, s.column, size) and is_inside(s.goal_row, s.goal_column, size)
 
 
 @njit
@@ -221,11 +219,10 @@ def scripted(s, p, action):
 
 
 def draw_maze(s, size, canvas):
-    """The maze, the trail, the goal, the agent and its window."""
+    """The maze, the thread, where the agent has been, the goal, the agent and its window."""
     codes = s.walls[:size, :size].copy()
-    codes[codes == AGAIN] = SEEN
-    codes[s.goal_row, s.goal_column] = 3
-    canvas.tiles(codes, ["paper", "ink", "yellow", "leaf"])
+    codes[s.goal_row, s.goal_column] = 4
+    canvas.tiles(codes, ["paper", "ink", "yellow", "mist", "leaf"])
     x, y = s.column + 0.5, size - s.row - 0.5
     large = size / 60  # so that they can still be found in a large one
     canvas.disc(s.goal_column + 0.5, size - s.goal_row - 0.5, max(0.42, large), color="leaf")

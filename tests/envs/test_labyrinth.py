@@ -1,4 +1,4 @@
-"""Labyrinth: levels as Maze's, but larger; the baseline against breadth-first search. Window and trail: test_maze.py."""
+"""Labyrinth: levels as Maze's, but larger; the baseline against breadth-first search. Window and thread: test_maze.py."""
 
 import hashlib
 

@@ -47,7 +47,9 @@ hour = partial(test_battery.test_hours_by_hand, 0, test_battery.NORMAL, 5, test_
 edge = partial(test_breakout.test_where_it_lands_on_the_paddle_decides_where_the_ball_goes, -1, 1, 1, 1)
 smaller = partial(test_labyrinth.test_every_level_is_a_spanning_tree_of_its_cells_and_solid_beyond, 9, 9)
 window = partial(test_maze.test_the_observation_is_the_window_around_the_agent, ("maze", {}))
-trail = partial(test_maze.test_the_agent_walks_where_no_wall_is_and_leaves_a_trail, ("maze", {}))
+thread = partial(
+    test_maze.test_the_agent_walks_where_no_wall_is_and_a_thread_lies_on_the_way_it_would_go_back, ("maze", {})
+)
 walls = partial(test_racer.test_the_road_ends_at_its_walls, "left")
 customers = partial(EVERYBODY, seed=0, loss=7, choices=3)
 same_step = partial(test_engine.test_same_step_autoreset_by_hand, "python")
@@ -73,9 +75,7 @@ IN_SIMS = [  # sim, what is wrong, right, wrong, the test that notices
     ("labyrinth", "deaf to its parameter", "build(s, SIZE, side_of(p))", "build(s, SIZE, MOST)", smaller),
     ("maze", "window off by one", "left = int(s.row) - REACH, int(s.column) - REACH",
      "left = int(s.row) - REACH, int(s.column) - REACH + 1", window),
-    ("maze", "came from the other side", "s.row, s.column, s.came = row, column, action + 1",
-     "s.row, s.column, s.came = row, column, (action + 2) % 4 + 1", trail),
-    ("maze", "the trail is not counted", "SEEN if s.walls[row, column] == OPEN else AGAIN", "SEEN", trail),
+    ("maze", "the thread is never wound up", "if s.walls[row, column] == THREAD:", "if False:", thread),
     ("maze", "swapped actions", "int(s.row) + DOWN[action], int(s.column) + RIGHT[action]",
      "int(s.row) + RIGHT[action], int(s.column) + DOWN[action]", test_maze.test_moves_by_hand),
     ("mountaincar", "keeps its speed at the stop", "0.0 if position == LEFT_END and velocity < 0.0 else velocity",
