@@ -7,16 +7,19 @@ what came of it is in the study (sweep/study.py); any process may die at any tim
 sweeps/<name>/
     sweep.json        the study's name and where it is      trials/<number>/s<seed>/  a run's parent folder, with
     study.journal     the study, unless in a database         lock       held by the process that trains it
-    experiment/       best.yaml, once there is a best         said.txt   what that said last
+    experiment/       best.yaml, and one for each trial         said.txt   what that said last
+                      of a Pareto front
     workers/          a file for each process that sweeps
 """
 
+import contextlib
 import fcntl
 import json
 import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,18 +74,46 @@ def reopen(
         if not (path / "sweep.json").exists():
             _remember(path, study, place)
         return study, path
-    path = Path(place)
-    found = read_json(path / "sweep.json")
-    if not isinstance(found, dict):
-        raise FileNotFoundError(f"no sweep at {place!r}: it is a folder with a sweep.json, or a database's URL.")
+    path, found = Path(place), _remembered(place)
     return Study.open(storage or found["storage"] or str(path / JOURNAL), found["study"]), path
+
+
+def look(place: str, name: str | None = None, storage: str | None = None) -> tuple[Study, Path]:
+    """A sweep to be looked at, as `reopen` finds it, or the "latest" in sweeps/, and its folder; nothing is written.
+
+    Of a database's URL its only sweep will do, finished or not; the folder may not be there then.
+    """
+    if "://" in place:
+        study = Study.open(place, name, to_look=True)
+        return study, Path(f"sweeps/{study.spec.name}")
+    if place == "latest" and not Path(place).exists():
+        found = sorted(Path("sweeps").glob("*/sweep.json"), key=lambda path: (path.stat().st_mtime, path))
+        if not found:
+            raise FileNotFoundError("there is no sweep in sweeps/ yet.")
+        place = str(found[-1].parent)
+    kept = _remembered(place)
+    return Study.open(storage or kept["storage"] or str(Path(place) / JOURNAL), kept["study"]), Path(place)
+
+
+def _remembered(place: str) -> dict[str, Any]:
+    found = read_json(Path(place) / "sweep.json")
+    if not isinstance(found, dict) or not {"study", "storage"} <= set(found):
+        raise FileNotFoundError(f"no sweep at {place!r}: it is a folder with a sweep.json, or a database's URL.")
+    return found
 
 
 def extend(study: Study, folder: Path, trials: int | None = None) -> None:
     """Make the trials that are missing, if the process that made the study died over it, or that are asked for now."""
+    with _alone(folder):
+        study.add_trials(trials)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes of this sweep from writing in its folder meanwhile."""
     with open(folder / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        study.add_trials(trials)
+        yield
 
 
 # -- the sweep -----------------------------------------------------------------------------------------------------------
@@ -320,16 +351,27 @@ class Sweep:
 
     # -- what is left behind
 
-    def write_best(self) -> Path | None:
-        """Write the best trial's configuration as a recipe for `rlsys train --config-dir FOLDER experiment=best`."""
+    def write_best(self) -> list[Path]:
+        """Write the best trial's configuration as a recipe for `rlsys train --config-dir FOLDER experiment=best`.
+
+        With several objectives that is the best by the first, and each of the front has its own: best-<number>.
+        """
         best = self.study.best()
         if not best:
-            return None
-        data = configs.to_data(self.compose([*self.spec.fixed, *self.study.overrides(best[0])]))
-        for key in ("seed", "run_dir", "resume", "threads"):
-            data.pop(key)
-        text = configs.to_recipe(data, f"{self.spec.name}, trial {best[0].number}: {shown_values(self.study, best[0])}")
-        path = self.folder / "experiment" / "best.yaml"
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, text)
-        return path
+            return []
+        recipes = {"best": best[0]}
+        if len(self.spec.sweep.objective) > 1:
+            recipes |= {f"best-{row.number}": row for row in best}
+        folder = self.folder / "experiment"
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(self.folder):
+            for name, row in recipes.items():
+                data = configs.to_data(self.compose([*self.spec.fixed, *self.study.overrides(row)]))
+                for key in ("seed", "run_dir", "resume", "threads"):
+                    data.pop(key)
+                title = f"{self.spec.name}, trial {row.number}: {shown_values(self.study, row)}"
+                write_whole(folder / f"{name}.yaml", configs.to_recipe(data, title))
+            for path in folder.glob("best-*.yaml"):
+                if path.stem not in recipes:  # another is better by now
+                    path.unlink()
+        return [folder / f"{name}.yaml" for name in recipes]
