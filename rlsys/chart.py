@@ -112,7 +112,9 @@ class Picture:
             return self._fill(role, start + (' font-weight="600"' if bold else ""), end=f">{escape(words)}</text>")
         if kind == "dot":
             x, y, radius = place
-            return self._fill(role, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"', more[0], _end("circle", more[1]))
+            return self._fill(
+                role, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"', more[0], _end("circle", more[1])
+            )
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in place)
         if kind == "area":
             return self._fill(role, f'<polygon points="{path}"', more[0])

@@ -1215,9 +1215,15 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
 
 
 def report(argv: list[str]) -> int:
-    made = parser("report", "Say what a sweep has found, also while it runs: which keys matter, the best trials, charts.")
+    made = parser(
+        "report", "Say what a sweep has found, also while it runs: which keys matter, the best trials, charts."
+    )
     made.add_argument(
-        "sweep", nargs="?", default="latest", metavar="SWEEP", help="a sweep's folder, a database's URL, or `latest` (default)"
+        "sweep",
+        nargs="?",
+        default="latest",
+        metavar="SWEEP",
+        help="a sweep's folder, a database's URL, or `latest` (default)",
     )
     made.add_argument("--study", metavar="NAME", help="which of several sweeps in a database")
     made.add_argument(

@@ -94,7 +94,9 @@ def find(study: Study, folder: Path) -> Findings:
         counts=counts,
         trials=rows,
         importances=importances,
-        history={name: history(rows, i, way) for i, (name, way) in enumerate(zip(sweep.objective, better, strict=True))},
+        history={
+            name: history(rows, i, way) for i, (name, way) in enumerate(zip(sweep.objective, better, strict=True))
+        },
         best=[row.number for row in best],
         intervals={row.number: [study.interval(row, i) for i in range(len(better))] for row in finished},
         tests={row.number: [result["test"] for result in row.seeds.values()] for row in finished},
@@ -145,7 +147,9 @@ def notes(
     if counts["finished"] and seeds == 1:
         found.append("With one seed there is no interval: another may do quite differently.")
     if counts["finished"] > 1:
-        found.append("The best of many was lucky, too: its score on the test split, which has chosen nothing, is the one to quote.")
+        found.append(
+            "The best of many was lucky, too: its score on the test split, which has chosen nothing, is the one to quote."
+        )
     return found
 
 

@@ -1,9 +1,10 @@
 """A sweep's findings as tables, as pictures, and as one page of HTML that needs nothing from elsewhere."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from rlsys import page
 from rlsys.chart import LETTER, VIRIDIS, Axes, Picture, Scale, cut, ramp, series
-from rlsys.page import LEFT, TITLE, WIDTH, estimate, html_table, number
+from rlsys.page import LEFT, WIDTH, estimate, html_table, number
 from rlsys.sweep.findings import Findings, to_text
 from rlsys.sweep.spec import Parameter, centre
 from rlsys.sweep.study import Row
@@ -22,6 +23,7 @@ PANEL, BELOW = 190, 40  # height of a panel, and of what stands below it
 ROW = 22  # of a bar, or of a trial
 SHOWN = 10  # trials in the terminal's table and in the chart of seeds
 CELLS = 40  # of a contour, along a number
+BEST_OF_ONE, BEST_OF_SEVERAL = "the best trials", "the Pareto front"
 DOT, BEST = 3.0, 5.5  # radius
 
 ABOUT = {
@@ -205,7 +207,9 @@ def _history(f: Findings) -> Picture:
             strict=False,
         ):
             axes = Axes(picture, left, up, width, PANEL, (0.0, max(xs, default=1.0)), _range(values, 0.15))
-            picture.text(left, up - 12, f"{name} ({'higher' if f.better[i] == 'maximize' else 'lower'} is better)", bold=True)
+            picture.text(
+                left, up - 12, f"{name} ({'higher' if f.better[i] == 'maximize' else 'lower'} is better)", bold=True
+            )
             picture.text(left + width, up + PANEL + 32, words, size=11, role="muted", anchor="end")
             path: list[tuple[float, float]] = []
             for x, point in zip(xs, points, strict=True):
@@ -242,15 +246,16 @@ def _parallel(f: Findings) -> Picture:
     keys, called, top, height = f.keys, names(f.keys), 46.0, 260.0
     picture = Picture(WIDTH, top + height + 24)
     titles = [*(called[key] for key in keys), *f.objectives]
-    scales = [*(scale(f.space[key]) for key in keys), *(Scale(*_range(_values(f, i))) for i in range(len(f.objectives)))]
+    scales = [
+        *(scale(f.space[key]) for key in keys),
+        *(Scale(*_range(_values(f, i))) for i in range(len(f.objectives))),
+    ]
     gap = (WIDTH - 2 * LEFT - 40) / max(len(scales) - 1, 1)
     xs = [LEFT + 20 + gap * i for i in range(len(scales))]
 
     def path(row: Row) -> list[tuple[float, float]]:
         found = [coordinate(f.space[key], row.params[key]) for key in keys] + (row.values or [])
-        return [
-            (x, top + height * (1 - one.share(value))) for x, one, value in zip(xs, scales, found, strict=False)
-        ]
+        return [(x, top + height * (1 - one.share(value))) for x, one, value in zip(xs, scales, found, strict=False)]
 
     ranked = f.by_merit()[::-1]  # the best on top
     for row in f.trials:
@@ -264,9 +269,11 @@ def _parallel(f: Findings) -> Picture:
         picture.line([(x, top), (x, top + height)], "muted")
         picture.text(x, top - 16, cut(title, gap - 6), anchor="middle", bold=True)
         for tick, name in one.ticks():
-            place = top + height * (1 - one.share(tick))
+            place, words = top + height * (1 - one.share(tick)), cut(name, gap - 20)
+            end = x - 8 - LETTER * len(words)
+            picture.area([(x - 4, place - 7), (end, place - 7), (end, place + 7), (x - 4, place + 7)], "paper", 0.75)
             picture.line([(x - 3, place), (x + 3, place)], "muted")
-            picture.text(x - 6, place + 4, cut(name, gap - 20), size=11, role="muted", anchor="end")
+            picture.text(x - 6, place + 4, words, size=11, role="muted", anchor="end")
     return picture
 
 
@@ -281,12 +288,24 @@ def _front(f: Findings) -> Picture:
         picture.text(left, up - 12, f"{f.objectives[k]} ({way[f.better[k]]} is better)", bold=True)
         words = f"{f.objectives[i]} ({way[f.better[i]]} is better)"
         picture.text(left + width, up + height + 32, words, size=11, role="muted", anchor="end")
+        if len(pairs) == 1:
+            picture.line([(axes.x(x), axes.y(y)) for x, y in staircase(f)], series(1), 1.5)
         for row in sorted(f.finished(), key=lambda row: row.number in f.best):
             x, y = row.values[i], row.values[k]  # type: ignore[index]
             _place(f, axes, row, x, y)
             if row.number in f.best:
                 picture.text(axes.x(x) + 8, axes.y(y) - 6, str(row.number), size=11)
     return picture
+
+
+def staircase(f: Findings) -> list[tuple[float, float]]:
+    """The border of what the front of two objectives beats: its trials, and between two of them the worse of both."""
+    worse = [min if way == "maximize" else max for way in f.better]
+    front = sorted((row.values[0], row.values[1]) for row in f.finished() if row.number in f.best)  # type: ignore[index]
+    path = front[:1]
+    for last, here in pairwise(front):
+        path += [(worse[0](last[0], here[0]), worse[1](last[1], here[1])), here]
+    return path
 
 
 def _contour(f: Findings, objective: int) -> Picture:
@@ -319,7 +338,11 @@ def _contour(f: Findings, objective: int) -> Picture:
         is_best = row.number in f.best
         picture.dot(axes.x(px), axes.y(py), "paper", BEST + 1.5 if is_best else DOT + 1)
         picture.dot(
-            axes.x(px), axes.y(py), series(1) if is_best else "ink", BEST if is_best else DOT, tip=_tip(row, _outcome(f, row))
+            axes.x(px),
+            axes.y(py),
+            series(1) if is_best else "ink",
+            BEST if is_best else DOT,
+            tip=_tip(row, _outcome(f, row)),
         )
     bar, each = across + width + 40, height / len(VIRIDIS)
     for k in range(len(VIRIDIS)):
@@ -359,10 +382,8 @@ def surface(x: Scale, y: Scale, points: NDArray, values: NDArray) -> NDArray[np.
         from scipy.interpolate import LinearNDInterpolator
         from scipy.spatial import QhullError
 
-        try:
+        with contextlib.suppress(QhullError, ValueError):  # fewer than three trials, or all on one line
             grid[:] = LinearNDInterpolator(places, values)(*np.meshgrid(centres[1], centres[0]))
-        except (QhullError, ValueError):  # fewer than three trials, or all on one line
-            pass
     return grid
 
 
@@ -401,8 +422,7 @@ def tables(f: Findings) -> dict[str, list[dict[str, Any]]]:
             for key in f.keys
         ]
     if rows := shown_trials(f):
-        title = "the Pareto front" if len(f.objectives) > 1 else "the best trials"
-        made[title] = [_shown(f, row) for row in rows]
+        made[BEST_OF_SEVERAL if len(f.objectives) > 1 else BEST_OF_ONE] = [_shown(f, row) for row in rows]
     return made
 
 
@@ -433,8 +453,9 @@ def html(f: Findings, drawn: dict[str, Picture]) -> str:
     parts = [f"<h1>{escape(f.name)}</h1><p>{escape(how)}<br>Objective: {escape(goal)}.</p>"]
     if f.notes:
         parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in f.notes) + "</ul>")
-    shown = {title: f"<h2>{escape(title.capitalize())}</h2>{html_table(rows)}" for title, rows in tables(f).items()}
-    parts += list(shown.values())[::-1]  # the best first
+    title = BEST_OF_SEVERAL if len(f.objectives) > 1 else BEST_OF_ONE
+    if rows := tables(f).get(title):
+        parts.append(f"<h2>{title[0].upper()}{title[1:]}</h2>{html_table(rows)}")
     if f.commands:
         typed = "\n".join(
             (f"# trial {number_}\n" if len(f.commands) > 1 else "") + text for number_, text in f.commands.items()
@@ -448,11 +469,11 @@ def html(f: Findings, drawn: dict[str, Picture]) -> str:
 
 def _row(f: Findings, row: Row) -> dict[str, Any]:
     error = (row.error or "").strip().splitlines()
-    values = row.values or [""] * len(f.objectives)
+    values = [number(value) for value in row.values] if row.values else [""] * len(f.objectives)
     return {
         "trial": row.number,
         "state": row.state,
-        **{name: number(value) if row.values else "" for name, value in zip(f.objectives, values, strict=True)},  # type: ignore[arg-type]
+        **dict(zip(f.objectives, values, strict=True)),
         "seeds": f"{len(row.seeds)}/{len(f.seeds)}",
         "seconds": "" if row.seconds is None else f"{row.seconds:.1f}",
         "values": shown_params(row),
