@@ -3,17 +3,21 @@
 Most use a stand-in for `rlsys train` that is there in a moment and scores by a formula.
 """
 
+import contextlib
 import io
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -632,6 +636,44 @@ def test_of_several_unfinished_sweeps_in_a_database_one_must_be_named(tmp_path):
     study, folder = reopen(url, folder=str(tmp_path / "c"))
     assert (study.spec.name, json.loads((folder / "sweep.json").read_text())["study"]) == ("a", "a")
     study.close()
+
+
+# -- Optuna's dashboard ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite"])
+def test_optunas_dashboard_shows_a_sweep_while_it_runs(storage, tmp_path):
+    pytest.importorskip("optuna_dashboard", reason="needs rlsys[dashboard]")
+    url = storage and f"sqlite:///{tmp_path}/study.db"
+    study, _ = sweep.create(planned(tmp_path, storage=url))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = Path(sysconfig.get_path("scripts"), "optuna-dashboard")
+    command = [script, url or str(tmp_path / "study.journal"), "--port", str(port), "--server", "wsgiref"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def asked(path: str):
+        with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    try:
+        (found,) = until(lambda: asked("/api/studies"))["study_summaries"]
+        assert found["study_name"] == study.spec.name
+        taken = study.claim()
+        study.record(taken.number, 0, {"score": 7.0})
+        study.finish(taken.number, [{"score": 7.0}])
+        page = f"/api/studies/{found['study_id']}?after=0"
+        trials = until(lambda: [t for t in asked(page)["trials"] if t["state"] == "Complete"])
+        assert [(t["number"], t["values"]) for t in trials] == [(0, [7.0])]
+        assert [(p["name"], p["param_external_value"]) for p in trials[0]["params"]] == [
+            ("agent.learning_rate", taken.overrides[0].partition("=")[2])
+        ]
+        assert reopen(str(tmp_path))[0].claim().number == 1  # looked at, and nothing is changed
+    finally:
+        server.kill()
+        server.wait(300)
+        study.close()
 
 
 # -- all of it ---------------------------------------------------------------------------------------------------------
