@@ -1063,8 +1063,9 @@ def sweep(argv: list[str]) -> int:
         gc.enable()  # main has it off while all is imported
         try:
             work.run()
-        except sweeps.Stopped as stop:
-            return complain(f"{stop}\n       go on with: rlsys sweep resume {shlex.quote(str(folder))}", PREEMPTED)
+        except (sweeps.Stopped, sweeps.StorageLost) as end:
+            code = PREEMPTED if isinstance(end, sweeps.Stopped) else STORAGE
+            return complain(f"{end}\n       go on with: rlsys sweep resume {shlex.quote(str(folder))}", code)
         return show_sweep(study, folder, as_json) if not quiet else OK if study.best() else FAILED
 
 

@@ -10,6 +10,7 @@ sweeps/<name>/
     experiment/       best.yaml, and one for each trial         said.txt   what that said last
                       of a Pareto front
     workers/          a file for each process that sweeps
+    gpus/             a file for each place on a GPU, held by the process that trains there
 """
 
 import contextlib
@@ -28,9 +29,10 @@ from rlsys import config as configs
 from rlsys.config import ConfigError, SweepConfig
 from rlsys.folder import read_json, write_whole
 from rlsys.signals import Stop, stop_signals
-from rlsys.sweep.jobs import Job, Slot, room
+from rlsys.sweep.jobs import Job, Slot, place_of, room
 from rlsys.sweep.spec import Compose, Spec
 from rlsys.sweep.study import JOURNAL, Study, Taken, public
+from rlsys.sweep.study import StorageLost as StorageLost
 from rlsys.sweep.view import Board, shown_values
 
 POLL_SECONDS = 0.1  # between looks at the runs
@@ -48,8 +50,8 @@ class Stopped(Exception):
 
 def create(spec: Spec) -> tuple[Study, Path]:
     """A new sweep in its folder; ConfigError if this machine has no room for it."""
-    room(spec.sweep)
     folder = Path(spec.sweep.dir or f"sweeps/{spec.name}")
+    room(spec.sweep, folder)
     if (folder / "sweep.json").exists():
         raise ConfigError(f"sweep.dir={folder}: there is a sweep already. Go on with it: rlsys sweep resume {folder}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,7 @@ class Sweep:
     """This process's part of a sweep: `run` works on it until nothing is missing.
 
     how: what this machine gives (workers, GPUs, memory); train: the command that the runs begin with.
-    Raises Stopped after SIGTERM or Ctrl-C.
+    Raises Stopped after SIGTERM or Ctrl-C, and StorageLost if the database stays silent; the runs are saved.
     """
 
     def __init__(
@@ -155,7 +157,7 @@ class Sweep:
     ):
         self.study, self.spec, self.folder, self.how = study, study.spec, folder, how
         self.compose, self.train = compose, train
-        self.free = room(how)
+        self.free = room(how, folder)
         self.trials: dict[int, Trial] = {}
         self.stopping: list[Job] = []  # of trials that are decided
         self.board = Board(self, len(self.free), quiet)
@@ -171,11 +173,12 @@ class Sweep:
                     return
                 self._end_all(signal.SIGTERM)
             except BaseException:
-                self._end_all(signal.SIGKILL)
+                self._end_all(signal.SIGTERM if self.study.is_lost else signal.SIGKILL)
                 raise
             finally:
                 self.study.leave()
-                self.write_best()
+                if not self.study.is_lost:
+                    self.write_best()
         raise Stopped(f"stopped by {stop.requested}; its runs are saved")
 
     def _work(self, stop: Stop) -> None:
@@ -212,16 +215,20 @@ class Sweep:
     def fill(self) -> None:
         """Give every free slot a run: of a trial that has begun, else of a new one, else one that was to wait."""
         while self.free:
-            found = (
-                self._next(self.spec.held_back) or (self._claim() and self._next(self.spec.held_back)) or self._next([])
-            )
+            slot = next((slot for slot in self.free if not slot.is_taken()), None)
+            held_back = self.spec.held_back
+            found = self._next(held_back) or (slot and self._claim() and self._next(held_back)) or self._next([])
             if not found:
                 return
             trial, seed = found
+            folder = self.folder / "trials" / f"{trial.number:04d}" / f"s{seed}"
+            slot = place_of(folder, self.free) or slot
+            if slot is None:
+                return  # on the GPUs are runs of others that work on this sweep here
+            self.free.remove(slot)
             trial.pending.remove(seed)
-            job = Job(trial.number, seed, self.folder / "trials" / f"{trial.number:04d}" / f"s{seed}", self.free.pop(0))
-            trial.jobs[seed] = job
-            given = [*self._given(job.slot), *trial.taken.overrides, f"seed={seed}"]
+            trial.jobs[seed] = job = Job(trial.number, seed, folder, slot)
+            given = [*self._given(slot), *trial.taken.overrides, f"seed={seed}"]
             job.start([*self.train, "--quiet"], given, self.how.memory)
 
     def _given(self, slot: Slot) -> list[str]:
@@ -341,8 +348,11 @@ class Sweep:
         for job in jobs:
             job.stop(how)
         while not all(job.has_ended() for job in jobs):
-            self.study.beat()
+            if not self.study.is_lost:
+                self.study.beat()
             time.sleep(POLL_SECONDS)
+        if self.study.is_lost:
+            return
         for trial in self.trials.values():
             for seed, job in trial.jobs.items():  # it may have come to its end first
                 result = job.result(self.spec.sweep.objective)

@@ -181,18 +181,28 @@ class _Worker:
     left: bool = False
 
 
+class StorageLost(OSError):
+    """The database of a sweep has not answered for as long as the sweep's patience lasts."""
+
+
 def _steadily(method: Callable) -> Callable:
-    """Ask again for a while if the database does not answer; what is asked may be asked twice."""
+    """Ask again for a while if the database does not answer; what is asked may be asked twice. Then StorageLost."""
 
     @functools.wraps(method)
     def asked(self, *args, **options):
-        until = time.monotonic() + self.spec.sweep.patience
+        patience = self.spec.sweep.patience
+        until = time.monotonic() + patience
         while True:
             try:
                 return method(self, *args, **options)
-            except StorageInternalError:
+            except StorageInternalError as error:
+                self._seen.clear()  # who could not be heard is not dead
                 if time.monotonic() > until:
-                    raise
+                    self.is_lost = True
+                    reason = str(error.__cause__ or error).strip().splitlines()[0]
+                    raise StorageLost(
+                        f"sweep.storage={self._where} has not answered for {patience:g} s (sweep.patience): {reason}"
+                    ) from None
                 time.sleep(1.0)
 
     return asked
@@ -204,16 +214,20 @@ class Study:
     create:  make it, with its trials, in a storage.     open:  find it there.
     enlist, beat, leave:  this process's part in it.     claim, take_over:  get trials.
     record, report, finish, prune, fail:  say what came of them; False if the trial is no longer this process's.
+
+    Any of these waits for a database that does not answer, and raises StorageLost in the end; `is_lost` says so from then on.
     """
 
-    def __init__(self, study: "optuna.Study", storage: BaseStorage):
-        self._study, self._storage = study, storage
+    def __init__(self, study: "optuna.Study", storage: BaseStorage, where: str):
+        self._study, self._storage, self._where = study, storage, where
+        self.is_lost = False
         self.spec = Spec.from_data(study.user_attrs["spec"])
         study.pruner = make_pruner(self.spec)
         self.me = secrets.token_hex(4)
         self._worker: _Worker | None = None
         self._lock: Any = None
         self._beaten = 0.0
+        self._given: set[int] = set()  # numbers of the trials that `claim` and `take_over` have returned
         self._seen: dict[str, tuple[Any, float]] = {}  # last sign of life of each owner, and when it came
 
     @classmethod
@@ -223,7 +237,7 @@ class Study:
             directions = [OBJECTIVES[name][1] for name in spec.sweep.objective]
             study = optuna.create_study(storage=storage, study_name=spec.name, directions=directions)
             study.set_user_attr("spec", spec.to_data())
-            made = cls(study, storage)
+            made = cls(study, storage, public(url))
             made.add_trials()
             return made
 
@@ -237,7 +251,7 @@ class Study:
             storage = open_storage(url)
             try:
                 one = _one(storage, public(url), name, to_look)
-                return cls(optuna.load_study(storage=storage, study_name=one), storage)
+                return cls(optuna.load_study(storage=storage, study_name=one), storage, public(url))
             except BaseException:
                 _close(storage)
                 raise
@@ -246,6 +260,7 @@ class Study:
         """Let go of the storage."""
         _close(self._storage)
 
+    @_steadily
     def add_trials(self, trials: int | None = None) -> None:
         """Make trials until there are as many as the spec says, or `trials`."""
         if trials is not None:
@@ -279,7 +294,8 @@ class Study:
         """What this process has not finished is anybody's."""
         if self._worker:
             self._worker.left = True
-            self._say()
+            if not self.is_lost:
+                self._say()
             self._lock.close()
 
     @_steadily
@@ -290,7 +306,7 @@ class Study:
     def _is_dead(self, number: int, owner: str | None, workers: Mapping[str, Any]) -> bool:
         """Whether nobody works on a running trial any more."""
         if owner == self.me:
-            return False
+            return number not in self._given  # the database fell silent after this process had signed it
         worker = workers.get(f"worker:{owner}")
         if worker and worker["left"]:
             return True
@@ -335,6 +351,7 @@ class Study:
             trial = optuna.trial.Trial(self._study, trial_id)
             overrides = [f"{key}={parameter.suggest(trial, key)}" for key, parameter in self.spec.space.items()]
         frozen = self._storage.get_trial(trial_id)
+        self._given.add(frozen.number)
         return Taken(frozen.number, overrides, _seeds(frozen), set(frozen.intermediate_values))
 
     @_steadily
@@ -383,8 +400,9 @@ class Study:
 
     @_steadily
     def _tell(self, number: int, state: TrialState, values: list[float] | None = None) -> bool:
-        if not self.is_mine(number):
-            return False
+        trial = self._frozen(number)
+        if trial.user_attrs.get("owner") != self.me or trial.state != TrialState.RUNNING:
+            return trial.user_attrs.get("owner") == self.me and trial.state == state  # told, but the answer was lost
         with _quiet(), contextlib.suppress(UpdateFinishedTrialError):
             self._study.sampler = make_sampler(self.spec, number)
             self._study.tell(number, values, state)
