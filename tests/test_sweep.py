@@ -800,7 +800,7 @@ def test_a_sweep_whose_database_stays_away_saves_its_runs_and_is_resumed_later(
 ):
     monkeypatch.setenv("TICK", "0.6")
     spec = planned(tmp_path, seeds=[0, 1], trials=3, storage=server.url, patience=2)
-    study, _ = sweep.create(spec)
+    sweep.create(spec)[0].close()
     process = parent(str(tmp_path), tmp_path, train)
     until(lambda: summaries(tmp_path) >= 2 and len(starts(tmp_path)) >= 4)
     server.stop(signal.SIGKILL)
