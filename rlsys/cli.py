@@ -86,7 +86,7 @@ A trial is judged by its best mean return on the validation split: the interquar
 
   resume FOLDER           go on with what is missing, however the sweep ended
   join URL|FOLDER         add this machine's workers to a sweep in a database, or this process's to one on this machine
-  show URL|FOLDER         the trials
+  show URL|FOLDER         the trials; `rlsys report` says what they mean
 
 What to choose from (conf/sweep/): sweep={presets}
 Every key, with its default; resume and join take those of this machine ({own}), resume also trials:
