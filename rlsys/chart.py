@@ -7,6 +7,7 @@ Okabe and Ito's, which can be told apart with any kind of colour vision, and a l
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -14,10 +15,14 @@ LIGHT = {"paper": "#ffffff", "ink": "#1f2328", "muted": "#636c76", "grid": "#e6e
 DARK = {"paper": "#0d1117", "ink": "#e6edf3", "muted": "#9198a1", "grid": "#262c36"}
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5BC7", "#7f7f7f")
 SERIES_ON_DARK = ("#4da3e0", "#ff8a4c", "#35c79a", "#e59cc6", "#f2b83b", "#8fd0f5", "#b39bf0", "#b0b0b0")
+VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 LIGHT |= {f"series{i}": colour for i, colour in enumerate(SERIES)}
 DARK |= {f"series{i}": colour for i, colour in enumerate(SERIES_ON_DARK)}
+LIGHT |= {f"ramp{i}": colour for i, colour in enumerate(VIRIDIS[::-1])}  # what is high stands out from the paper
+DARK |= {f"ramp{i}": colour for i, colour in enumerate(VIRIDIS)}
 FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
 BAND = 0.18  # opacity
+LETTER, MARGIN = 6.5, 60  # width of a letter of an axis' words, and of the room for those on the left
 SCALE = 2  # pixels of a PNG for each unit; drawn twice as large, so that edges are smooth
 Points = Sequence[tuple[float, float]]
 
@@ -25,6 +30,11 @@ Points = Sequence[tuple[float, float]]
 def series(i: int) -> str:
     """The role of the i-th series; after eight they start again."""
     return f"series{i % len(SERIES)}"
+
+
+def ramp(share: float) -> str:
+    """The role of a number between 0 and 1, on a scale of colours that is even to the eye."""
+    return f"ramp{min(int(share * len(VIRIDIS)), len(VIRIDIS) - 1)}"
 
 
 def dark_style() -> str:
@@ -55,14 +65,15 @@ class Picture:
         self.width, self.height = width, height
         self._marks: list[tuple] = []
 
-    def line(self, points: Points, role: str, width: float = 1.0) -> None:
-        self._marks.append(("line", points, role, width))
+    def line(self, points: Points, role: str, width: float = 1.0, tip: str = "") -> None:
+        """tip: what an SVG says of it under the mouse."""
+        self._marks.append(("line", points, role, width, tip))
 
     def area(self, points: Points, role: str, opacity: float = 1.0) -> None:
         self._marks.append(("area", points, role, opacity))
 
-    def dot(self, x: float, y: float, role: str, radius: float = 3.0, opacity: float = 1.0) -> None:
-        self._marks.append(("dot", (x, y, radius), role, opacity))
+    def dot(self, x: float, y: float, role: str, radius: float = 3.0, opacity: float = 1.0, tip: str = "") -> None:
+        self._marks.append(("dot", (x, y, radius), role, opacity, tip))
 
     def text(
         self,
@@ -101,13 +112,15 @@ class Picture:
             return self._fill(role, start + (' font-weight="600"' if bold else ""), end=f">{escape(words)}</text>")
         if kind == "dot":
             x, y, radius = place
-            return self._fill(role, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"', more[0])
+            return self._fill(
+                role, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"', more[0], _end("circle", more[1])
+            )
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in place)
         if kind == "area":
             return self._fill(role, f'<polygon points="{path}"', more[0])
         return (
             f'<polyline points="{path}" fill="none" class="s-{role}" stroke="{LIGHT[role]}" stroke-width="{more[0]:g}" '
-            'stroke-linejoin="round"/>'
+            f'stroke-linejoin="round"{_end("polyline", more[1])}'
         )
 
     def png(self, path: Path) -> None:
@@ -141,8 +154,45 @@ class Picture:
         image.resize((size[0] // 2, size[1] // 2), Image.Resampling.LANCZOS).save(path)
 
 
+def _end(element: str, tip: str) -> str:
+    return f"><title>{escape(tip)}</title></{element}>" if tip else "/>"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What an axis measures: numbers from low to high, even or by powers of ten (log); or names, whose numbers are 0, 1, ..."""
+
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    names: tuple[str, ...] = ()
+
+    def share(self, value: float) -> float:
+        """How far along the axis a number is, from 0 to 1."""
+        if self.names:
+            return (value + 0.5) / len(self.names)
+        low, high = _widened(self.low, self.high)
+        if self.log and low > 0:
+            return math.log(value / low) / math.log(high / low)
+        return (value - low) / (high - low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Numbers to mark, and what they are called."""
+        if self.names:
+            return list(enumerate(self.names))
+        low, high = _widened(self.low, self.high)
+        if self.log and low > 0:
+            powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            for steps in ((1,), (1, 3), (1, 2, 5)):
+                found = [m * 10.0**k for k in powers for m in steps]
+                found = [tick for tick in found if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+                if len(found) >= 2:
+                    return [(tick, short(tick)) for tick in found[:: -(-len(found) // 6)]]
+        return [(tick, short(tick)) for tick in nice_ticks(low, high)]
+
+
 class Axes:
-    """A frame on a picture with linear scales: numbers -> places."""
+    """A frame on a picture: numbers -> places. x, y: a scale, or the ends of a linear one; without y there are no heights."""
 
     def __init__(
         self,
@@ -151,29 +201,37 @@ class Axes:
         top: float,
         width: float,
         height: float,
-        x: tuple[float, float],
-        y: tuple[float, float] | None = None,
+        x: Scale | tuple[float, float],
+        y: Scale | tuple[float, float] | None = None,
     ):
         self.picture, self.left, self.top, self.right, self.bottom = picture, left, top, left + width, top + height
-        self._x, self._y = _widened(*x), _widened(*y) if y else (0.0, 1.0)
-        for tick in nice_ticks(*self._x):
+        self._x = x if isinstance(x, Scale) else Scale(*x)
+        self._y = y if isinstance(y, Scale) else Scale(*(y or (0.0, 1.0)))
+        for tick, name in self._x.ticks():
             place = self.x(tick)
             picture.line([(place, top), (place, self.bottom)], "grid")
-            picture.text(place, self.bottom + 16, short(tick), size=11, role="muted", anchor="middle")
-        for tick in nice_ticks(*self._y) if y else ():
+            name = cut(name, width / len(self._x.names)) if self._x.names else name
+            picture.text(place, self.bottom + 16, name, size=11, role="muted", anchor="middle")
+        for tick, name in self._y.ticks() if y else ():
             place = self.y(tick)
             picture.line([(left, place), (self.right, place)], "grid")
-            picture.text(left - 8, place + 4, short(tick), size=11, role="muted", anchor="end")
+            picture.text(left - 8, place + 4, cut(name, MARGIN), size=11, role="muted", anchor="end")
 
     def x(self, value: float) -> float:
-        return self.left + (value - self._x[0]) / (self._x[1] - self._x[0]) * (self.right - self.left)
+        return self.left + self._x.share(value) * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        return self.bottom - (value - self._y[0]) / (self._y[1] - self._y[0]) * (self.bottom - self.top)
+        return self.bottom - self._y.share(value) * (self.bottom - self.top)
 
     def at(self, xs: Iterable[float], ys: Iterable[float]) -> list[tuple[float, float]]:
         """Places of the points that are numbers."""
         return [(self.x(x), self.y(y)) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
+
+
+def cut(words: str, width: float) -> str:
+    """As much of a small text as fits into `width`."""
+    most = max(int(width / LETTER), 2)
+    return words if len(words) <= most else words[: most - 1] + "…"
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

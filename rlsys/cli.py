@@ -34,6 +34,7 @@ usage: rlsys VERB [arguments]
 
   train [key=value ...]   train a policy; -m runs a grid (key=1,2,3), resume=RUN goes on with a run
   sweep [key=values ...]  search: choice(32,64), tag(log,interval(1e-4,1e-2)); resume, join, show
+  report [SWEEP]          what a sweep has found: which keys matter, the best, a page of charts
   eval RUN                play held-out episodes: mean, IQM, 95 % interval, table
   replay RUN              record GIF and MP4, or --terminal to watch here
   tune-speed [key=value ...]  which num_envs, threads, engine and device are fastest here
@@ -85,7 +86,7 @@ A trial is judged by its best mean return on the validation split: the interquar
 
   resume FOLDER           go on with what is missing, however the sweep ended
   join URL|FOLDER         add this machine's workers to a sweep in a database, or this process's to one on this machine
-  show URL|FOLDER         the trials
+  show URL|FOLDER         the trials; `rlsys report` says what they mean
 
 What to choose from (conf/sweep/): sweep={presets}
 Every key, with its default; resume and join take those of this machine ({own}), resume also trials:
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "eval": evaluate, "replay": replay, "runs": runs, "envs": envs, "board": board}
-    verbs |= {"tune-speed": tune_speed, "compare": compare, "sweep": sweep}
+    verbs |= {"tune-speed": tune_speed, "compare": compare, "sweep": sweep, "report": report}
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return OK if argv else USAGE
@@ -1071,8 +1072,9 @@ def sweep(argv: list[str]) -> int:
         gc.enable()  # main has it off while all is imported
         try:
             work.run()
-        except sweeps.Stopped as stop:
-            return complain(f"{stop}\n       go on with: rlsys sweep resume {shlex.quote(str(folder))}", PREEMPTED)
+        except (sweeps.Stopped, sweeps.StorageLost) as end:
+            code = PREEMPTED if isinstance(end, sweeps.Stopped) else STORAGE
+            return complain(f"{end}\n       go on with: rlsys sweep resume {shlex.quote(str(folder))}", code)
         return show_sweep(study, folder, as_json) if not quiet else OK if study.best() else FAILED
 
 
@@ -1183,6 +1185,8 @@ def reopened_sweep(verb: str, place: str, name: str | None, own: list[str]) -> t
         if key not in allowed:
             keep = f"a sweep keeps its {key}; {verb} takes {', '.join(allowed)}."
             raise UsageError(f"{own[keys.index(key)]}: {keep}")
+    if verb == "show":
+        return *sweeps.look(place, name, settings.storage), settings
     study, folder = sweeps.reopen(place, name, settings.storage, settings.dir)
     if verb == "resume":
         sweeps.extend(study, folder, settings.trials if "trials" in keys else None)
@@ -1217,6 +1221,51 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
     print(f"* {title}. Trial {best[0].number} scores {' '.join(short(test) for test in tests)} on the test split.")
     if (folder / "experiment" / "best.yaml").exists():
         print(f"train it: rlsys train --config-dir {shlex.quote(str(folder))} experiment=best")
+    return OK
+
+
+def report(argv: list[str]) -> int:
+    made = parser(
+        "report", "Say what a sweep has found, also while it runs: which keys matter, the best trials, charts."
+    )
+    made.add_argument(
+        "sweep",
+        nargs="?",
+        default="latest",
+        metavar="SWEEP",
+        help="a sweep's folder, a database's URL, or `latest` (default)",
+    )
+    made.add_argument("--study", metavar="NAME", help="which of several sweeps in a database")
+    made.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="write a page, PATH.html; or a folder, with the page and its pictures as SVG and PNG",
+    )
+    made.add_argument("--json", action="store_true", help="print JSON")
+    args = made.parse_args(argv)
+
+    from rlsys import sweep as sweeps
+    from rlsys.sweep import findings, report
+
+    study, folder = sweeps.look(args.sweep, args.study)
+    with contextlib.closing(study):
+        found = findings.find(study, folder)
+    if not found.best:
+        return complain(f"{folder}: no trial has finished ({report.summary(found)}). See rlsys sweep show.", FAILED)
+    paths = report.write(found, args.out) if args.out else []
+    if args.json:
+        print(findings.to_text(found))
+        return OK
+    print(f"{folder}  ({report.summary(found)})\n")
+    for title, rows in report.tables(found).items():
+        table(title, rows)
+    for note in found.notes:
+        print(f"- {note}")
+    for number, command in found.commands.items():
+        print(f"train {f'trial {number}' if len(found.commands) > 1 else 'it'}: {command}")
+    if paths:
+        print(paths[0])
     return OK
 
 

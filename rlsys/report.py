@@ -1,4 +1,4 @@
-"""A comparison as pictures and as one page of HTML that needs nothing from elsewhere."""
+"""A comparison as tables, as pictures, and as one page of HTML that needs nothing from elsewhere."""
 
 from html import escape
 from pathlib import Path
@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from rlsys.chart import BAND, FONT, Axes, Picture, dark_style, series
+from rlsys import page
+from rlsys.chart import BAND, Axes, Picture, series
 from rlsys.compare import Comparison, Estimate, to_text, verdict
+from rlsys.page import LEFT, TITLE, WIDTH, html_table, number
 
-COLUMNS, WIDTH = 3, 1080
-LEFT, GAP, PANEL, TITLE = 64, 70, 190, 34  # of panels
+PANEL = 190
 ROW = 26  # of a group in a chart of intervals
 
 ABOUT = {
@@ -31,16 +32,10 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     """Write compare.html, compare.json and each picture as SVG and PNG; returns the paths, the page first."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = pictures(comparison)
-    page, data = folder / "compare.html", folder / "compare.json"
-    page.write_text(html(comparison, drawn))
+    main, data = folder / "compare.html", folder / "compare.json"
+    main.write_text(html(comparison, drawn))
     data.write_text(to_text(comparison) + "\n")
-    paths = [page, data]
-    for title, picture in drawn.items():
-        svg, png = (folder / f"{title.lower().replace(' ', '-')}.{ending}" for ending in ("svg", "png"))
-        svg.write_text(picture.svg())
-        picture.png(png)
-        paths += [svg, png]
-    return paths
+    return [main, data, *page.write_pictures(drawn, folder)]
 
 
 def pictures(c: Comparison) -> dict[str, Picture]:
@@ -70,21 +65,11 @@ def _legend_height(groups: list[str]) -> float:
     return _legend(Picture(WIDTH, 1), groups)
 
 
-def _panel_width(count: int) -> float:
-    columns = min(count, COLUMNS)
-    return (WIDTH - LEFT - 24 - (columns - 1) * GAP) / columns
-
-
 def _panels(c: Comparison, height: float) -> tuple[Picture, list[tuple[float, float, float]]]:
-    """A picture with the legend and room for a panel a task, below its title; and each panel's left, top and width.
-
-    height: of a panel, with what stands below it.
-    """
-    rows, top, each = -(-len(c.tasks) // COLUMNS), _legend_height(c.groups), TITLE + height
-    picture, width = Picture(WIDTH, top + rows * each), _panel_width(len(c.tasks))
+    """A picture with the legend and a panel a task."""
+    picture, places = page.panels(len(c.tasks), height, _legend_height(c.groups))
     _legend(picture, c.groups)
-    at = (divmod(i, COLUMNS) for i in range(len(c.tasks)))
-    return picture, [(LEFT + column * (width + GAP), top + row * each + TITLE, width) for row, column in at]
+    return picture, places
 
 
 def _curves(c: Comparison) -> Picture:
@@ -109,10 +94,7 @@ def _curves(c: Comparison) -> Picture:
 
 
 def _interval(picture: Picture, axes: Axes, y: float, found: Estimate, role: str) -> None:
-    if found.interval:
-        low, high = axes.x(found.interval[0]), axes.x(found.interval[1])
-        picture.area([(low, y - 5), (high, y - 5), (high, y + 5), (low, y + 5)], role, 0.35)
-    picture.dot(axes.x(found.value), y, role, 4.5)
+    page.interval_mark(picture, axes, y, found.value, found.interval, role)
 
 
 def _seeds(c: Comparison) -> Picture:
@@ -182,15 +164,8 @@ def _improvement(c: Comparison) -> Picture:
 # -- tables, for the terminal and the page -------------------------------------------------------------------------------
 
 
-def number(value: float) -> str:
-    """Four digits: 0.9132, 496.5, -4738."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
 def estimate(found: Estimate) -> str:
-    if found.interval is None:
-        return number(found.value)
-    return f"{number(found.value)} ({number(found.interval[0])} to {number(found.interval[1])})"
+    return page.estimate(found.value, found.interval)
 
 
 def tables(c: Comparison) -> dict[str, list[dict[str, Any]]]:
@@ -231,34 +206,11 @@ def tables(c: Comparison) -> dict[str, list[dict[str, Any]]]:
 
 
 def html(c: Comparison, drawn: dict[str, Picture]) -> str:
-    """The page: pictures inline, no scripts, light and dark."""
+    """The page, with the pictures in it."""
     parts = [f"<h1>Comparison</h1><p>{escape(', '.join(c.groups))}<br>Compared by: {escape(c.value)}.</p>"]
     if c.notes:
         parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in c.notes) + "</ul>")
-    shown = [f"<h2>{escape(title)}</h2>{_html_table(rows)}" for title, rows in tables(c).items()]
+    shown = [f"<h2>{escape(title)}</h2>{html_table(rows)}" for title, rows in tables(c).items()]
     parts += shown[len(c.tasks) :][::-1]  # the verdict first, each task's returns last
-    for title, picture in drawn.items():
-        parts.append(
-            f"<h2>{escape(title)}</h2><p>{escape(ABOUT[title])}</p><figure>{picture.svg(alone=False)}</figure>"
-        )
-    parts += shown[: len(c.tasks)]
-    style = (
-        f"body{{font:15px/1.5 {FONT};max-width:{WIDTH}px;margin:32px auto;padding:0 24px;background:#fff;color:#1f2328}}"
-        "h1{font-size:26px;margin:0}h2{font-size:18px;margin:36px 0 6px}p,li{color:#636c76;margin:4px 0}"
-        "figure{margin:12px 0;overflow-x:auto}svg{max-width:100%;height:auto}"
-        "table{border-collapse:collapse;display:block;overflow-x:auto;font-variant-numeric:tabular-nums}"
-        "th,td{text-align:left;padding:5px 22px 5px 0;border-bottom:1px solid #e6e8eb}th{font-weight:600}"
-        "@media (prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}p,li{color:#9198a1}"
-        "th,td{border-color:#262c36}}" + dark_style()
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-        '<meta name="viewport" content="width=device-width"><title>Comparison</title>'
-        f"<style>{style}</style></head><body>\n{chr(10).join(parts)}\n</body></html>\n"
-    )
-
-
-def _html_table(rows: list[dict[str, Any]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
-    body = ["".join(f"<td>{escape(str(value))}</td>" for value in row.values()) for row in rows]
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
+    parts += [page.section(title, ABOUT[title], picture) for title, picture in drawn.items()]
+    return page.html("Comparison", [*parts, *shown[: len(c.tasks)]])

@@ -5,7 +5,7 @@ import sys
 import yaml
 
 from rlsys import cli, config
-from rlsys.sweep import Stopped, Sweep, reopen
+from rlsys.sweep import Stopped, StorageLost, Sweep, reopen
 
 # A run of 5 evaluations that scores 500 - 100 |log10(rate) + 3| + seed / 10; its gamma says what goes wrong.
 TRAIN = """
@@ -22,6 +22,21 @@ else:
     json.dump(typed, open(folder + "/config.yaml", "w"))
 open(folder + "/command.txt", "a").write("start\\n")
 attempt = len(open(folder + "/command.txt").readlines())
+if watched := os.environ.get("GPUS"):  # a folder: who is on which device is seen by locks there
+    import fcntl, glob
+    def held(path):
+        with open(path) as file:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    mine = [open(f"{watched}/{gpu}.{os.getpid()}", "w") for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+    for file in mine:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        gpu = os.path.basename(file.name).rpartition(".")[0]
+        others = [path for path in glob.glob(f"{watched}/{gpu}.*") if path != file.name]
+        with open(watched + "/log", "a") as log:
+            log.write(f"{gpu} {1 + sum(map(bool, map(held, others)))} {os.environ['CUDA_VISIBLE_DEVICES']}\\n")
 rate, gamma, seed = float(typed["agent.learning_rate"]), float(typed.get("agent.gamma", 0.99)), int(typed["seed"])
 score = 500 - 100 * abs(math.log10(rate) + 3) + seed / 10
 log = folder + "/metrics.jsonl"
@@ -70,3 +85,6 @@ if __name__ == "__main__":
         Sweep(study, folder, study.spec.sweep, compose, train=sys.argv[3:], quiet=True).run()
     except Stopped:
         sys.exit(75)
+    except StorageLost as error:
+        print(error, file=sys.stderr)
+        sys.exit(4)

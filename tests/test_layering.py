@@ -25,6 +25,7 @@ LEVELS = {
     "rlsys.signals": 1,
     "rlsys.statistics": 1,
     "rlsys.chart": 1,
+    "rlsys.page": 1,
     "rlsys.torchenv": 2,
     "rlsys.checkpoint": 2,
     "rlsys.events": 2,
@@ -51,6 +52,8 @@ LEVELS = {
     "rlsys.sweep.study": 3,
     "rlsys.sweep.jobs": 3,
     "rlsys.sweep.view": 3,
+    "rlsys.sweep.findings": 3,
+    "rlsys.sweep.report": 3,
     "rlsys.cli": 5,
     "rlsys.__main__": 5,
 }

@@ -3,17 +3,21 @@
 Most use a stand-in for `rlsys train` that is there in a moment and scores by a formula.
 """
 
+import contextlib
 import io
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -21,11 +25,13 @@ from rich.console import Console
 
 pytest.importorskip("optuna", reason="needs rlsys[sweep]")
 
+from optuna.exceptions import StorageInternalError
+
 from rlsys import cli, config, sweep
 from rlsys.config import ConfigError, SweepConfig, resolve_sweep
 from rlsys.folder import is_held
-from rlsys.sweep import Sweep, Trial, extend, reopen
-from rlsys.sweep.jobs import Job, Slot, make_slots
+from rlsys.sweep import StorageLost, Sweep, Trial, extend, reopen
+from rlsys.sweep.jobs import Job, Slot, make_slots, room, visible_gpus
 from rlsys.sweep.spec import Parameter, Spec, centre, plan
 from rlsys.sweep.study import Study, Taken, _Flock, public
 from tests import sweeps
@@ -486,6 +492,119 @@ def test_the_trials_of_a_machine_that_is_not_heard_of_are_taken_over_and_it_cann
     other.leave()
 
 
+# -- GPUs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpus(tmp_path, monkeypatch):
+    """Devices that are not there; call it for what runs have seen of them: (device, how many were on it, all it was given)."""
+    folder = tmp_path / "devices"
+    folder.mkdir()
+    monkeypatch.setenv("GPUS", str(folder))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,1,GPU-c,3")
+    monkeypatch.setenv("TICK", "0.1")
+
+    def seen() -> list[tuple[str, int, str]]:
+        rows = [line.split() for line in (folder / "log").read_text().splitlines()]
+        return [(gpu, int(count), given) for gpu, count, given in rows]
+
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("keys", "given", "most"),
+    [
+        ({"gpus_per_worker": 1}, {"GPU-a", "1", "GPU-c", "3"}, 1),
+        ({"gpus_per_worker": 1, "jobs_per_gpu": 2, "workers": 8}, {"GPU-a", "1", "GPU-c", "3"}, 2),
+        ({"gpus_per_worker": 2}, {"GPU-a,1", "GPU-c,3"}, 1),
+        ({"gpus_per_worker": 3}, {"GPU-a,1,GPU-c"}, 1),
+    ],
+)
+def test_each_run_sees_its_own_gpus_also_after_crashes(keys, given, most, gpus, tmp_path, train):
+    space = {**gammas("0.5", "0.51", "0.9"), "agent.batch_size": Parameter("choice", ["16", "32", "64"])}
+    spec = planned(
+        tmp_path / "s", space, [0, 1], ["agent.learning_rate=0.001"],
+        sampler="grid", trials=9, retries=1, **{"workers": None, **keys},
+    )  # fmt: skip
+    assert [row.state for row in swept(spec, train).rows()].count("failed") == 3
+    seen = gpus()
+    assert {whole for _, _, whole in seen} == given
+    assert max(count for _, count, _ in seen) == most
+
+
+def test_a_gpu_is_not_given_anew_while_a_run_of_a_dead_sweep_is_on_it_nor_to_two_that_work_on_one(
+    gpus, tmp_path, train, monkeypatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("TICK_OF_BAD", "0.4")  # so that the first to end is on any of them
+    spec = planned(tmp_path / "s", seeds=[0, 1, 2], trials=6, workers=None, gpus_per_worker=1)
+    study, folder = sweep.create(spec)
+    first = parent(str(folder), folder, train)
+    until(lambda: summaries(folder) >= 1 and sum(is_held(lock) for lock in folder.glob("trials/*/*/lock")) == 2)
+    first.kill()
+    first.wait()
+    others = [parent(str(folder), folder, train) for _ in range(2)]
+    assert [process.wait(300) for process in others] == [0, 0]
+    assert [row.state for row in study.rows()] == ["finished"] * 6
+    assert set(starts(folder).values()) == {1}
+    assert {gpu for gpu, _, _ in gpus()} == {"0", "1"}
+    assert {count for _, count, _ in gpus()} == {1}
+
+
+def test_a_run_that_outlived_its_sweep_is_waited_for_in_its_own_place(tmp_path, train, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("TICK", "60")
+    spec = planned(tmp_path, seeds=[0, 1], trials=2, workers=None, gpus_per_worker=1)
+    study, folder = sweep.create(spec)
+    study.enlist(folder / "workers")
+    taken = study.claim()
+    _, slot = room(spec.sweep, folder)
+    left = Job(taken.number, 0, folder / "trials" / "0000" / "s0", slot)
+    left.start(train, [*taken.overrides, "seed=0"], None)  # on GPU 1, by one that has died since
+    study.leave()
+    work = Sweep(reopen(str(folder))[0], folder, spec.sweep, compose, train=train, quiet=True)
+    work.study.enlist(folder / "workers")
+    try:
+        work._look()
+        work.fill()
+        jobs = {(job.number, job.seed): job for trial in work.trials.values() for job in trial.jobs.values()}
+        assert {key: (job.slot.gpus, job.process is None) for key, job in jobs.items()} == {
+            (0, 0): (("1",), True),
+            (0, 1): (("0",), False),
+        }
+        assert not work.free
+    finally:
+        left.stop(signal.SIGKILL)
+        left.process.wait()
+        work._end_all(signal.SIGKILL)
+        work.study.leave()
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ("0,2", ["0", "2"]),
+        ("", []),
+        ("-1", []),
+        ("1,-1,2", ["1"]),
+        ("0,0,1", ["0", "1"]),
+        (" GPU-a , MIG-b ", ["GPU-a", "MIG-b"]),
+    ],
+)
+def test_the_devices_are_those_that_are_visible_each_once(named, found, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == found
+
+
+def test_without_a_list_the_devices_are_all_of_the_machines(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'; echo '  MIG 1g.10gb Device 0:'; echo 'GPU 1: B'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert visible_gpus() == ["0", "1"]
+
+
 # -- many processes ------------------------------------------------------------------------------------------------------
 
 CLAIM = """
@@ -545,9 +664,40 @@ def test_a_record_of_the_journal_that_was_cut_short_is_taken_away(tmp_path):
 # -- a database server -------------------------------------------------------------------------------------------------
 
 
+class Server:
+    """A PostgreSQL server of our own."""
+
+    def __init__(self, command: list, folder: Path, **who):
+        self._command, self._folder, self._who = command, folder, who
+        self.url = f"postgresql://rlsys@/postgres?host={folder}"
+
+    def start(self) -> None:
+        """Start it, as soon as what an earlier one has left behind has ended."""
+        import psycopg
+
+        def answers() -> bool:
+            if self._process.poll() is not None:
+                self._start()
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(self.url).close()
+                return True
+            return False
+
+        self._start()
+        until(answers)
+
+    def _start(self) -> None:
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(self._command, cwd="/", **silent, **self._who)
+
+    def stop(self, how: signal.Signals) -> None:
+        self._process.send_signal(how)
+        self._process.wait(300)
+
+
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory):
-    """The URL of a server of our own, where PostgreSQL is installed."""
+def server(tmp_path_factory):
+    """A running server, where PostgreSQL is installed."""
     pytest.importorskip("psycopg", reason="needs rlsys[postgres]")
     found = [shutil.which("initdb"), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))]
     if not any(found):
@@ -576,14 +726,17 @@ def postgresql(tmp_path_factory):
         pytest.skip(f"initdb: {made.stderr[-200:]}")
     options = [f"unix_socket_directories={folder}", "listen_addresses=", "fsync=off"]
     command = [binaries / "postgres", "-D", data, *(word for option in options for word in ("-c", option))]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **who)
-    until(lambda: (folder / ".s.PGSQL.5432").exists())
-    time.sleep(0.5)
-    yield f"postgresql://rlsys@/postgres?host={folder}"
-    server.send_signal(signal.SIGINT)
-    server.wait(300)
+    made = Server(command, folder, **who)
+    made.start()
+    yield made
+    made.stop(signal.SIGINT)
     if os.getuid() == 0:
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgresql(server) -> str:
+    return server.url
 
 
 def test_processes_on_a_postgresql_server_get_every_trial_once(postgresql, tmp_path):
@@ -618,6 +771,124 @@ def test_a_machine_that_joins_over_postgresql_does_the_rest_when_the_first_dies(
     study.close()
 
 
+def test_a_sweep_waits_for_a_database_that_is_killed_and_started_again(server, tmp_path, train, monkeypatch):
+    monkeypatch.setenv("TICK", "0.1")
+    spec = planned(tmp_path, seeds=[0, 1], trials=6, storage=server.url)
+    study, _ = sweep.create(spec)
+    process = parent(str(tmp_path), tmp_path, train)
+    until(lambda: summaries(tmp_path) >= 2)
+    server.stop(signal.SIGKILL)
+    try:
+        time.sleep(3)  # in which what runs comes to its end
+        assert process.poll() is None
+    finally:
+        server.start()
+    assert process.wait(300) == 0
+    rows = study.rows()
+    assert [row.state for row in rows] == ["finished"] * 6
+    assert len({row.owner for row in rows}) == 1
+    for row in rows:
+        assert list(row.seeds) == [0, 1]
+        rate = float(row.params["agent.learning_rate"])
+        assert row.values == [pytest.approx(500 - 100 * abs(np.log10(rate) + 3) + 0.05)]
+    assert starts(tmp_path) == {f"{trial:04d}/s{seed}": 1 for trial in range(6) for seed in range(2)}
+    study.close()
+
+
+def test_a_sweep_whose_database_stays_away_saves_its_runs_and_is_resumed_later(
+    server, tmp_path, train, monkeypatch, capfd
+):
+    monkeypatch.setenv("TICK", "0.6")
+    spec = planned(tmp_path, seeds=[0, 1], trials=3, storage=server.url, patience=2)
+    sweep.create(spec)[0].close()
+    process = parent(str(tmp_path), tmp_path, train)
+    until(lambda: summaries(tmp_path) >= 2 and len(starts(tmp_path)) >= 4)
+    server.stop(signal.SIGKILL)
+    try:
+        assert process.wait(300) == 4
+    finally:
+        server.start()
+    said = capfd.readouterr().err
+    assert f"sweep.storage={server.url} has not answered for 2 s" in said
+    assert "Traceback" not in said
+    assert not any(is_held(lock) for lock in tmp_path.glob("trials/*/*/lock"))  # nothing is left behind
+    first, whole = starts(tmp_path), {path.parts[-5] + path.parts[-6] for path in tmp_path.rglob("summary.json")}
+    study, folder = reopen(str(tmp_path))
+    Sweep(study, folder, spec.sweep, compose, train=train, quiet=True).run()
+    assert [row.state for row in study.rows()] == ["finished"] * 3
+    again = {name for name, count in starts(tmp_path).items() if count > first.get(name, 1)}
+    assert not {seed + trial for trial, seed in (name.split("/") for name in again)} & whole
+    assert set(starts(tmp_path)) == {f"{trial:04d}/s{seed}" for trial in range(3) for seed in range(2)}
+    for log in tmp_path.rglob("metrics.jsonl"):  # gone on with, not begun anew
+        assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [100, 200, 300, 400, 500]
+    study.close()
+
+
+@pytest.mark.parametrize("when", ["_sign", "_taken"])
+def test_a_trial_whose_taking_the_database_interrupted_is_not_lost(when, tmp_path, train, monkeypatch):
+    spec = planned(tmp_path, seeds=[0], trials=3, patience=1)
+    study, folder = sweep.create(spec)
+    really, calls = getattr(Study, when), []
+
+    def once(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise StorageInternalError("the connection was lost")
+        return really(*args)
+
+    monkeypatch.setattr(Study, when, once)
+    thread = in_thread(Sweep(study, folder, spec.sweep, compose, train=train, quiet=True))
+    thread.join(120)
+    assert not thread.is_alive(), "it waits for a trial that nobody works on"
+    assert [row.state for row in study.rows()] == ["finished"] * 3
+    assert set(starts(tmp_path).values()) == {1}
+
+
+def test_what_is_told_once_more_because_the_answer_was_lost_counts_as_told(tmp_path):
+    study, _ = sweep.create(planned(tmp_path, seeds=[0], trials=1))
+    taken = study.claim()
+    assert study.finish(taken.number, [{"score": 1.0}])
+    assert study.finish(taken.number, [{"score": 1.0}])
+    assert not study.fail(taken.number, "late")
+    assert study.rows()[0].values == [1.0]
+
+
+def test_after_a_silence_of_the_database_nobody_is_taken_for_dead_who_could_not_be_heard(tmp_path, monkeypatch):
+    lost, _ = sweep.create(planned(tmp_path, trials=1, patience=1))
+    lost.enlist(tmp_path / "there")
+    lost.claim()
+    lost._worker.machine = "another"
+    lost._say()
+    other, _ = reopen(str(tmp_path))
+    assert other.take_over(9) == []
+    time.sleep(0.8)
+    really, calls = other._study.get_trials, []
+
+    def silent(*args, **options):
+        calls.append(args)
+        if len(calls) == 1:
+            raise StorageInternalError("the server is starting up")
+        return really(*args, **options)
+
+    monkeypatch.setattr(other._study, "get_trials", silent)
+    assert other.take_over(9) == []  # 1.8 seconds after it was heard of
+    time.sleep(1.2)
+    assert [taken.number for taken in other.take_over(9)] == [0]
+    lost.leave()
+
+
+def test_a_lost_database_ends_the_command_with_its_own_code_and_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def lose(self):
+        raise StorageLost("sweep.storage=there has not answered")
+
+    monkeypatch.setattr(Sweep, "run", lose)
+    place = tmp_path / "mine"
+    assert cli.main(["sweep", "agent.gamma=0.9,0.99", f"sweep.dir={place}", "--quiet"]) == 4
+    said = capsys.readouterr().err
+    assert "sweep.storage=there has not answered" in said
+    assert f"go on with: rlsys sweep resume {place}" in said
+
+
 def test_of_several_unfinished_sweeps_in_a_database_one_must_be_named(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     for name in "ab":
@@ -632,6 +903,44 @@ def test_of_several_unfinished_sweeps_in_a_database_one_must_be_named(tmp_path):
     study, folder = reopen(url, folder=str(tmp_path / "c"))
     assert (study.spec.name, json.loads((folder / "sweep.json").read_text())["study"]) == ("a", "a")
     study.close()
+
+
+# -- Optuna's dashboard ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite"])
+def test_optunas_dashboard_shows_a_sweep_while_it_runs(storage, tmp_path):
+    pytest.importorskip("optuna_dashboard", reason="needs rlsys[dashboard]")
+    url = storage and f"sqlite:///{tmp_path}/study.db"
+    study, _ = sweep.create(planned(tmp_path, storage=url))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = Path(sysconfig.get_path("scripts"), "optuna-dashboard")
+    command = [script, url or str(tmp_path / "study.journal"), "--port", str(port), "--server", "wsgiref"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def asked(path: str):
+        with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    try:
+        (found,) = until(lambda: asked("/api/studies"))["study_summaries"]
+        assert found["study_name"] == study.spec.name
+        taken = study.claim()
+        study.record(taken.number, 0, {"score": 7.0})
+        study.finish(taken.number, [{"score": 7.0}])
+        page = f"/api/studies/{found['study_id']}?after=0"
+        trials = until(lambda: [t for t in asked(page)["trials"] if t["state"] == "Complete"])
+        assert [(t["number"], t["values"]) for t in trials] == [(0, [7.0])]
+        assert [(p["name"], p["param_external_value"]) for p in trials[0]["params"]] == [
+            ("agent.learning_rate", taken.overrides[0].partition("=")[2])
+        ]
+        assert reopen(str(tmp_path))[0].claim().number == 1  # looked at, and nothing is changed
+    finally:
+        server.kill()
+        server.wait(300)
+        study.close()
 
 
 # -- all of it ---------------------------------------------------------------------------------------------------------

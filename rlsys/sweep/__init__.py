@@ -7,16 +7,20 @@ what came of it is in the study (sweep/study.py); any process may die at any tim
 sweeps/<name>/
     sweep.json        the study's name and where it is      trials/<number>/s<seed>/  a run's parent folder, with
     study.journal     the study, unless in a database         lock       held by the process that trains it
-    experiment/       best.yaml, once there is a best         said.txt   what that said last
+    experiment/       best.yaml, and one for each trial         said.txt   what that said last
+                      of a Pareto front
     workers/          a file for each process that sweeps
+    gpus/             a file for each place on a GPU, held by the process that trains there
 """
 
+import contextlib
 import fcntl
 import json
 import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +29,10 @@ from rlsys import config as configs
 from rlsys.config import ConfigError, SweepConfig
 from rlsys.folder import read_json, write_whole
 from rlsys.signals import Stop, stop_signals
-from rlsys.sweep.jobs import Job, Slot, room
+from rlsys.sweep.jobs import Job, Slot, place_of, room
 from rlsys.sweep.spec import Compose, Spec
 from rlsys.sweep.study import JOURNAL, Study, Taken, public
+from rlsys.sweep.study import StorageLost as StorageLost
 from rlsys.sweep.view import Board, shown_values
 
 POLL_SECONDS = 0.1  # between looks at the runs
@@ -45,8 +50,8 @@ class Stopped(Exception):
 
 def create(spec: Spec) -> tuple[Study, Path]:
     """A new sweep in its folder; ConfigError if this machine has no room for it."""
-    room(spec.sweep)
     folder = Path(spec.sweep.dir or f"sweeps/{spec.name}")
+    room(spec.sweep, folder)
     if (folder / "sweep.json").exists():
         raise ConfigError(f"sweep.dir={folder}: there is a sweep already. Go on with it: rlsys sweep resume {folder}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,18 +76,46 @@ def reopen(
         if not (path / "sweep.json").exists():
             _remember(path, study, place)
         return study, path
-    path = Path(place)
-    found = read_json(path / "sweep.json")
-    if not isinstance(found, dict):
-        raise FileNotFoundError(f"no sweep at {place!r}: it is a folder with a sweep.json, or a database's URL.")
+    path, found = Path(place), _remembered(place)
     return Study.open(storage or found["storage"] or str(path / JOURNAL), found["study"]), path
+
+
+def look(place: str, name: str | None = None, storage: str | None = None) -> tuple[Study, Path]:
+    """A sweep to be looked at, as `reopen` finds it, or the "latest" in sweeps/, and its folder; nothing is written.
+
+    Of a database's URL its only sweep will do, finished or not; the folder may not be there then.
+    """
+    if "://" in place:
+        study = Study.open(place, name, to_look=True)
+        return study, Path(f"sweeps/{study.spec.name}")
+    if place == "latest" and not Path(place).exists():
+        found = sorted(Path("sweeps").glob("*/sweep.json"), key=lambda path: (path.stat().st_mtime, path))
+        if not found:
+            raise FileNotFoundError("there is no sweep in sweeps/ yet.")
+        place = str(found[-1].parent)
+    kept = _remembered(place)
+    return Study.open(storage or kept["storage"] or str(Path(place) / JOURNAL), kept["study"]), Path(place)
+
+
+def _remembered(place: str) -> dict[str, Any]:
+    found = read_json(Path(place) / "sweep.json")
+    if not isinstance(found, dict) or not {"study", "storage"} <= set(found):
+        raise FileNotFoundError(f"no sweep at {place!r}: it is a folder with a sweep.json, or a database's URL.")
+    return found
 
 
 def extend(study: Study, folder: Path, trials: int | None = None) -> None:
     """Make the trials that are missing, if the process that made the study died over it, or that are asked for now."""
+    with _alone(folder):
+        study.add_trials(trials)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes of this sweep from writing in its folder meanwhile."""
     with open(folder / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        study.add_trials(trials)
+        yield
 
 
 # -- the sweep -----------------------------------------------------------------------------------------------------------
@@ -109,7 +142,7 @@ class Sweep:
     """This process's part of a sweep: `run` works on it until nothing is missing.
 
     how: what this machine gives (workers, GPUs, memory); train: the command that the runs begin with.
-    Raises Stopped after SIGTERM or Ctrl-C.
+    Raises Stopped after SIGTERM or Ctrl-C, and StorageLost if the database stays silent; the runs are saved.
     """
 
     def __init__(
@@ -124,7 +157,7 @@ class Sweep:
     ):
         self.study, self.spec, self.folder, self.how = study, study.spec, folder, how
         self.compose, self.train = compose, train
-        self.free = room(how)
+        self.free = room(how, folder)
         self.trials: dict[int, Trial] = {}
         self.stopping: list[Job] = []  # of trials that are decided
         self.board = Board(self, len(self.free), quiet)
@@ -140,11 +173,12 @@ class Sweep:
                     return
                 self._end_all(signal.SIGTERM)
             except BaseException:
-                self._end_all(signal.SIGKILL)
+                self._end_all(signal.SIGTERM if self.study.is_lost else signal.SIGKILL)
                 raise
             finally:
                 self.study.leave()
-                self.write_best()
+                if not self.study.is_lost:
+                    self.write_best()
         raise Stopped(f"stopped by {stop.requested}; its runs are saved")
 
     def _work(self, stop: Stop) -> None:
@@ -181,16 +215,20 @@ class Sweep:
     def fill(self) -> None:
         """Give every free slot a run: of a trial that has begun, else of a new one, else one that was to wait."""
         while self.free:
-            found = (
-                self._next(self.spec.held_back) or (self._claim() and self._next(self.spec.held_back)) or self._next([])
-            )
+            slot = next((slot for slot in self.free if not slot.is_taken()), None)
+            held_back = self.spec.held_back
+            found = self._next(held_back) or (slot and self._claim() and self._next(held_back)) or self._next([])
             if not found:
                 return
             trial, seed = found
+            folder = self.folder / "trials" / f"{trial.number:04d}" / f"s{seed}"
+            slot = place_of(folder, self.free) or slot
+            if slot is None:
+                return  # on the GPUs are runs of others that work on this sweep here
+            self.free.remove(slot)
             trial.pending.remove(seed)
-            job = Job(trial.number, seed, self.folder / "trials" / f"{trial.number:04d}" / f"s{seed}", self.free.pop(0))
-            trial.jobs[seed] = job
-            given = [*self._given(job.slot), *trial.taken.overrides, f"seed={seed}"]
+            trial.jobs[seed] = job = Job(trial.number, seed, folder, slot)
+            given = [*self._given(slot), *trial.taken.overrides, f"seed={seed}"]
             job.start([*self.train, "--quiet"], given, self.how.memory)
 
     def _given(self, slot: Slot) -> list[str]:
@@ -310,8 +348,11 @@ class Sweep:
         for job in jobs:
             job.stop(how)
         while not all(job.has_ended() for job in jobs):
-            self.study.beat()
+            if not self.study.is_lost:
+                self.study.beat()
             time.sleep(POLL_SECONDS)
+        if self.study.is_lost:
+            return
         for trial in self.trials.values():
             for seed, job in trial.jobs.items():  # it may have come to its end first
                 result = job.result(self.spec.sweep.objective)
@@ -320,16 +361,27 @@ class Sweep:
 
     # -- what is left behind
 
-    def write_best(self) -> Path | None:
-        """Write the best trial's configuration as a recipe for `rlsys train --config-dir FOLDER experiment=best`."""
+    def write_best(self) -> list[Path]:
+        """Write the best trial's configuration as a recipe for `rlsys train --config-dir FOLDER experiment=best`.
+
+        With several objectives that is the best by the first, and each of the front has its own: best-<number>.
+        """
         best = self.study.best()
         if not best:
-            return None
-        data = configs.to_data(self.compose([*self.spec.fixed, *self.study.overrides(best[0])]))
-        for key in ("seed", "run_dir", "resume", "threads"):
-            data.pop(key)
-        text = configs.to_recipe(data, f"{self.spec.name}, trial {best[0].number}: {shown_values(self.study, best[0])}")
-        path = self.folder / "experiment" / "best.yaml"
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, text)
-        return path
+            return []
+        recipes = {"best": best[0]}
+        if len(self.spec.sweep.objective) > 1:
+            recipes |= {f"best-{row.number}": row for row in best}
+        folder = self.folder / "experiment"
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(self.folder):
+            for name, row in recipes.items():
+                data = configs.to_data(self.compose([*self.spec.fixed, *self.study.overrides(row)]))
+                for key in ("seed", "run_dir", "resume", "threads"):
+                    data.pop(key)
+                title = f"{self.spec.name}, trial {row.number}: {shown_values(self.study, row)}"
+                write_whole(folder / f"{name}.yaml", configs.to_recipe(data, title))
+            for path in folder.glob("best-*.yaml"):
+                if path.stem not in recipes:  # another is better by now
+                    path.unlink()
+        return [folder / f"{name}.yaml" for name in recipes]

@@ -3,11 +3,14 @@
 import contextlib
 import fcntl
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +26,44 @@ LINES = 8  # of what a failed run said last
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one run."""
+    """Room for one run.
+
+    locks: a file for its place on each of its GPUs. The process that trains there holds them, however its sweep ends, so that
+    nobody else who works on the sweep gives the place away.
+    """
 
     threads: int
     gpus: tuple[str, ...]
+    locks: tuple[Path, ...] = ()
 
     def environment(self) -> dict[str, str]:
         mine = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus), "OMP_NUM_THREADS": str(self.threads)}
         return {**os.environ, **mine}
 
+    def is_taken(self) -> bool:
+        """Whether a run is on one of its places, of whichever process."""
+        return any(map(is_held, self.locks))
 
-def room(sweep: SweepConfig) -> list[Slot]:
-    """The slots of this machine; ConfigError if it has too few GPUs."""
-    return make_slots(sweep, usable_cores(), visible_gpus() if sweep.gpus_per_worker else [])
+
+def place_of(folder: Path, slots: list[Slot]) -> Slot | None:
+    """If another process's run holds a job's folder: the slot that it is in, or, not being in any of these, the last."""
+    if not is_held(folder / "lock"):
+        return None
+    who = (folder / "lock").read_text()
+    mine = (slot for slot in slots if slot.is_taken() and any(lock.read_text() == who for lock in slot.locks))
+    return next(mine, slots[-1])
+
+
+def room(sweep: SweepConfig, folder: Path) -> list[Slot]:
+    """The slots of this machine for the sweep in `folder`; ConfigError if it has too few GPUs."""
+    slots = make_slots(sweep, usable_cores(), visible_gpus() if sweep.gpus_per_worker else [])
+    count: Counter[tuple[str, ...]] = Counter()
+    placed = []
+    for slot in slots:
+        names = [f"{platform.node()}-{gpu.replace('/', '_')}-{count[slot.gpus]}.lock" for gpu in slot.gpus]
+        placed.append(replace(slot, locks=tuple(folder / "gpus" / name for name in names)))
+        count[slot.gpus] += 1
+    return placed
 
 
 def make_slots(sweep: SweepConfig, cores: int, gpus: list[str]) -> list[Slot]:
@@ -56,9 +84,11 @@ def make_slots(sweep: SweepConfig, cores: int, gpus: list[str]) -> list[Slot]:
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES names, or all of the machine's."""
+    """What CUDA_VISIBLE_DEVICES names, up to a -1 as CUDA reads it, or all of the machine's; each once."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        words = [word.strip() for word in named.split(",")]
+        valid = takewhile(lambda word: word and not word.startswith("-"), words)
+        return list(dict.fromkeys(valid))
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
@@ -87,12 +117,17 @@ class Job:
         return found[-1] if found else None
 
     def start(self, command: list[str], overrides: list[str], memory: float | None) -> None:
+        """Train, unless another process trains this run already, or is in the slot."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
+        with contextlib.ExitStack() as opened:
+            locks = []
+            for path in (self.folder / "lock", *self.slot.locks):
+                path.parent.mkdir(exist_ok=True)
+                locks.append(opened.enter_context(open(path, "a+")))
+                try:
+                    fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return
             run = self.run()
             if run and run.summary():
                 return
@@ -110,11 +145,12 @@ class Job:
                     stdout=subprocess.DEVNULL,
                     stderr=said,
                     env=self.slot.environment(),
-                    pass_fds=[lock.fileno()],
+                    pass_fds=[lock.fileno() for lock in locks],
                     start_new_session=True,  # Ctrl-C is for the sweep
                 )
-            lock.truncate(0)
-            lock.write(f"{self.process.pid}\n")
+            for lock in locks:
+                lock.truncate(0)
+                lock.write(f"{self.process.pid}\n")
 
     def has_ended(self) -> bool:
         if self._asked and time.monotonic() > self._asked + GRACE_SECONDS:

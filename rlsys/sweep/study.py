@@ -41,6 +41,7 @@ except ModuleNotFoundError as error:
     raise ConfigError(f"`rlsys sweep` needs Optuna ({error}): pip install 'rlsys[sweep]'") from None
 
 JOURNAL = "study.journal"  # the storage of a sweep that names none, in its folder
+TOP_TRIALS = 5  # of which one can say at least how their values are distributed
 SETTLE_SECONDS = 1.0  # after which everybody has read who took a dead process's trial
 
 STATES = {"WAITING": "waiting", "RUNNING": "running", "COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
@@ -165,6 +166,7 @@ class Row:
     error: str | None
     owner: str | None
     seconds: float | None  # from taking it to its end
+    ended: float | None  # when, in seconds since 1970
 
 
 @dataclass
@@ -179,18 +181,28 @@ class _Worker:
     left: bool = False
 
 
+class StorageLost(OSError):
+    """The database of a sweep has not answered for as long as the sweep's patience lasts."""
+
+
 def _steadily(method: Callable) -> Callable:
-    """Ask again for a while if the database does not answer; what is asked may be asked twice."""
+    """Ask again for a while if the database does not answer; what is asked may be asked twice. Then StorageLost."""
 
     @functools.wraps(method)
     def asked(self, *args, **options):
-        until = time.monotonic() + self.spec.sweep.patience
+        patience = self.spec.sweep.patience
+        until = time.monotonic() + patience
         while True:
             try:
                 return method(self, *args, **options)
-            except StorageInternalError:
+            except StorageInternalError as error:
+                self._seen.clear()  # who could not be heard is not dead
                 if time.monotonic() > until:
-                    raise
+                    self.is_lost = True
+                    reason = str(error.__cause__ or error).strip().splitlines()[0]
+                    raise StorageLost(
+                        f"sweep.storage={self._where} has not answered for {patience:g} s (sweep.patience): {reason}"
+                    ) from None
                 time.sleep(1.0)
 
     return asked
@@ -202,16 +214,20 @@ class Study:
     create:  make it, with its trials, in a storage.     open:  find it there.
     enlist, beat, leave:  this process's part in it.     claim, take_over:  get trials.
     record, report, finish, prune, fail:  say what came of them; False if the trial is no longer this process's.
+
+    Any of these waits for a database that does not answer, and raises StorageLost in the end; `is_lost` says so from then on.
     """
 
-    def __init__(self, study: "optuna.Study", storage: BaseStorage):
-        self._study, self._storage = study, storage
+    def __init__(self, study: "optuna.Study", storage: BaseStorage, where: str):
+        self._study, self._storage, self._where = study, storage, where
+        self.is_lost = False
         self.spec = Spec.from_data(study.user_attrs["spec"])
         study.pruner = make_pruner(self.spec)
         self.me = secrets.token_hex(4)
         self._worker: _Worker | None = None
         self._lock: Any = None
         self._beaten = 0.0
+        self._given: set[int] = set()  # numbers of the trials that `claim` and `take_over` have returned
         self._seen: dict[str, tuple[Any, float]] = {}  # last sign of life of each owner, and when it came
 
     @classmethod
@@ -221,17 +237,21 @@ class Study:
             directions = [OBJECTIVES[name][1] for name in spec.sweep.objective]
             study = optuna.create_study(storage=storage, study_name=spec.name, directions=directions)
             study.set_user_attr("spec", spec.to_data())
-            made = cls(study, storage)
+            made = cls(study, storage, public(url))
             made.add_trials()
             return made
 
     @classmethod
-    def open(cls, url: str, name: str | None = None) -> "Study":
-        """The study `name`, or the only unfinished one there; ConfigError if that is not clear."""
+    def open(cls, url: str, name: str | None = None, *, to_look: bool = False) -> "Study":
+        """The study `name`, or the only unfinished one there; to look at it, the only one will do. ConfigError if that
+        is not clear, and if there is no such file."""
+        if (file := _file(url)) and not file.exists():
+            raise ConfigError(f"there is no sweep in {file}: there is no such file.")
         with _quiet():
             storage = open_storage(url)
             try:
-                return cls(optuna.load_study(storage=storage, study_name=_one(storage, public(url), name)), storage)
+                one = _one(storage, public(url), name, to_look)
+                return cls(optuna.load_study(storage=storage, study_name=one), storage, public(url))
             except BaseException:
                 _close(storage)
                 raise
@@ -240,6 +260,7 @@ class Study:
         """Let go of the storage."""
         _close(self._storage)
 
+    @_steadily
     def add_trials(self, trials: int | None = None) -> None:
         """Make trials until there are as many as the spec says, or `trials`."""
         if trials is not None:
@@ -273,7 +294,8 @@ class Study:
         """What this process has not finished is anybody's."""
         if self._worker:
             self._worker.left = True
-            self._say()
+            if not self.is_lost:
+                self._say()
             self._lock.close()
 
     @_steadily
@@ -284,7 +306,7 @@ class Study:
     def _is_dead(self, number: int, owner: str | None, workers: Mapping[str, Any]) -> bool:
         """Whether nobody works on a running trial any more."""
         if owner == self.me:
-            return False
+            return number not in self._given  # the database fell silent after this process had signed it
         worker = workers.get(f"worker:{owner}")
         if worker and worker["left"]:
             return True
@@ -329,6 +351,7 @@ class Study:
             trial = optuna.trial.Trial(self._study, trial_id)
             overrides = [f"{key}={parameter.suggest(trial, key)}" for key, parameter in self.spec.space.items()]
         frozen = self._storage.get_trial(trial_id)
+        self._given.add(frozen.number)
         return Taken(frozen.number, overrides, _seeds(frozen), set(frozen.intermediate_values))
 
     @_steadily
@@ -377,8 +400,9 @@ class Study:
 
     @_steadily
     def _tell(self, number: int, state: TrialState, values: list[float] | None = None) -> bool:
-        if not self.is_mine(number):
-            return False
+        trial = self._frozen(number)
+        if trial.user_attrs.get("owner") != self.me or trial.state != TrialState.RUNNING:
+            return trial.user_attrs.get("owner") == self.me and trial.state == state  # told, but the answer was lost
         with _quiet(), contextlib.suppress(UpdateFinishedTrialError):
             self._study.sampler = make_sampler(self.spec, number)
             self._study.tell(number, values, state)
@@ -413,6 +437,7 @@ class Study:
             error=trial.user_attrs.get("error"),
             owner=trial.user_attrs.get("owner"),
             seconds=(trial.datetime_complete - trial.datetime_start).total_seconds() if ended else None,  # type: ignore
+            ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         )
 
     @_steadily
@@ -426,9 +451,39 @@ class Study:
         sign = -1 if OBJECTIVES[self.spec.sweep.objective[0]][1] == "maximize" else 1
         return sorted(front, key=lambda row: (sign * (row.values or [0.0])[0], row.number))
 
-    def interval(self, row: Row) -> list[float] | None:
-        """95 % bootstrap interval of a trial's first objective over its seeds; None for fewer than two."""
-        values = [result[self.spec.sweep.objective[0]] for result in row.seeds.values()]
+    @_steadily
+    def importances(self) -> dict[str, dict[str, float]]:
+        """By objective, each key's share of what tells the best trials from the others, the largest first.
+
+        Empty below 2 * TOP_TRIALS finished trials; an objective is missing that is the same in all.
+
+        PED-ANOVA (Watanabe, Bansal and Hutter 2023, IJCAI, arXiv:2304.10255): how much the distribution of a key's values in
+        the best trials differs from that in all finished ones. It asks what makes trials good, not what explains the bad
+        ones' differences as fANOVA does, takes values as the sampler chose them, and needs no scikit-learn. The best are the
+        first tenth, but at least TOP_TRIALS.
+        """
+        finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(finished) < 2 * TOP_TRIALS:
+            return {}
+        share = max(0.1, TOP_TRIALS / len(finished))
+        found = {}
+        for i, name in enumerate(self.spec.sweep.objective):
+            sign = -1.0 if OBJECTIVES[name][1] == "maximize" else 1.0  # it takes low targets for good ones
+            with _quiet():
+                raw = optuna.importance.get_param_importances(
+                    self._study,
+                    evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=share),
+                    params=list(self.spec.space),
+                    target=lambda trial, i=i, sign=sign: sign * trial.values[i],  # type: ignore[misc]
+                    normalize=False,
+                )
+            if total := sum(raw.values()):  # else all are alike
+                found[name] = {key: value / total for key, value in raw.items()}
+        return found
+
+    def interval(self, row: Row, objective: int = 0) -> list[float] | None:
+        """95 % bootstrap interval of one of a trial's objectives over its seeds; None for fewer than two."""
+        values = [result[self.spec.sweep.objective[objective]] for result in row.seeds.values()]
         return bootstrap_interval(np.array(values), centre) if len(values) > 1 else None
 
     def overrides(self, row: Row) -> list[str]:
@@ -440,17 +495,29 @@ class Study:
         ]
 
 
-def _one(storage: BaseStorage, where: str, name: str | None) -> str:
+def _file(url: str) -> Path | None:
+    """The file that a journal or SQLite keeps a study in; None for a server."""
+    dialect, separator, rest = url.partition("://")
+    if not separator:
+        return Path(url)
+    path = rest.removeprefix("/").partition("?")[0]
+    return Path(path) if dialect.startswith("sqlite") and path and not path.startswith(("file:", ":")) else None
+
+
+def _one(storage: BaseStorage, where: str, name: str | None, to_look: bool) -> str:
     """The name of the study that is meant; ConfigError if there is none, or several."""
     found = {study.study_name: study._study_id for study in storage.get_all_studies() if "spec" in study.user_attrs}
     if name is not None:
         if name not in found:
             raise ConfigError(f"there is no sweep {name!r} in {where}. There are: {', '.join(found) or 'none'}.")
         return name
+    if to_look and len(found) == 1:
+        return next(iter(found))
     open_states = (TrialState.WAITING, TrialState.RUNNING)
     unfinished = [name for name, known in found.items() if storage.get_n_trials(known, open_states)]
     if not unfinished:
-        raise ConfigError(f"there is no unfinished sweep in {where}.")
+        these = f" Say --study with one of {', '.join(found)}." if to_look and found else ""
+        raise ConfigError(f"there is no unfinished sweep in {where}.{these}")
     if len(unfinished) > 1:
         raise ConfigError(f"several sweeps in {where} are unfinished: say --study with one of {', '.join(unfinished)}.")
     return unfinished[0]
