@@ -37,7 +37,8 @@ usage: rlsys VERB [arguments]
   eval RUN                play held-out episodes: mean, IQM, 95 % interval, table
   replay RUN              record GIF and MP4, or --terminal to watch here
   tune-speed [key=value ...]  which num_envs, threads, engine and device are fastest here
-  runs                    the runs there are: score, speed, status
+  estimate [key=value ...]  what a run or a sweep will take, from a probe of some ten seconds: time, energy, price, disk
+  runs                    the runs there are: score, speed, status, cost
   compare RUN...          groups of runs over seeds: curves, intervals, who is better, how many seeds settle it
   envs [NAME]             what can be trained on; --check runs every check of a sim, yours (module:SIM) too
   board [RUN ...]         TensorBoard
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "eval": evaluate, "replay": replay, "runs": runs, "envs": envs, "board": board}
-    verbs |= {"tune-speed": tune_speed, "compare": compare, "sweep": sweep}
+    verbs |= {"tune-speed": tune_speed, "compare": compare, "sweep": sweep, "estimate": estimate}
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return OK if argv else USAGE
@@ -186,6 +187,9 @@ def train(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(train_help(), end="")
         return OK
+    from rlsys.cost import Meter, load_prices
+
+    meter = Meter(load_prices(), whole_process=True)
     command = shlex.join(["rlsys", "train", *argv])
     quiet, argv = take_flag(argv, "--quiet")
     _, argv = take_allowed(argv)
@@ -200,7 +204,7 @@ def train(argv: list[str]) -> int:
     if (pattern := given.pop("resume", "null")) != "null":
         if multirun:
             raise UsageError("resume= goes on with one run: leave out -m.")
-        return resume_run(pattern, given, command, quiet)
+        return resume_run(pattern, given, command, quiet, meter)
 
     overrides = [*searched, *overrides]
     jobs = [compose(job) for job in (grid(overrides) if multirun else [overrides])]
@@ -209,7 +213,7 @@ def train(argv: list[str]) -> int:
     if multirun:
         print(f"{len(jobs)} runs", flush=True)
         return train_grid(overrides, command, quiet)
-    train_one(jobs[0], command, quiet)
+    train_one(jobs[0], command, quiet, meter=meter)
     return OK
 
 
@@ -231,12 +235,12 @@ def train_grid(overrides: list[str], command: str, quiet: bool) -> int:
     return max(codes, default=OK)
 
 
-def train_one(config: Any, command: str, quiet: bool, resume: Any = None) -> float:
-    """Train one run and print its outcome; returns the score."""
+def train_one(config: Any, command: str, quiet: bool, resume: Any = None, meter: Any = None) -> float:
+    """Train one run and print its outcome; returns the score. meter: what this process takes, if it has begun to count."""
     from rlsys import run
 
     try:
-        finished = run.train(config, resume=resume, command=command, quiet=quiet)
+        finished = run.train(config, resume=resume, command=command, quiet=quiet, meter=meter)
     except run.Preempted as stop:
         complain(f"{stop}\n       go on with: rlsys train {shlex.quote(f'resume={stop.folder}')}", PREEMPTED)
         raise SystemExit(PREEMPTED) from None
@@ -246,7 +250,7 @@ def train_one(config: Any, command: str, quiet: bool, resume: Any = None) -> flo
     return summary["score"]
 
 
-def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool) -> int:
+def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool, meter: Any) -> int:
     """Go on with a run, by its own configuration and what is typed on top of it."""
     import yaml
 
@@ -262,7 +266,7 @@ def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool) -
         raise UsageError(" ".join(str(error).split())) from None
     config = config_module.load(found.folder / "config.yaml", values)
     check_env(config)
-    train_one(config, command, quiet, resume=found)
+    train_one(config, command, quiet, resume=found, meter=meter)
     return OK
 
 
@@ -283,10 +287,26 @@ def print_outcome(finished: Any, summary: dict[str, Any]) -> None:
         rows["training levels"] = f"{summary['eval/train_mean_reward']:.4g}  ({gap})"
     rows |= {
         "steps": f"{summary['steps']:,} in {summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} steps/s)",
+        "cost": shown_cost(summary),
         "run": str(finished.folder),
         "replay": "\n".join(replays) or "none",
     }
     table(None, [{"": name, " ": text} for name, text in rows.items()])
+
+
+def shown_cost(summary: dict[str, Any]) -> str:
+    """ "4.2 s, 3.9 core-seconds, 47 J (estimate), 0.9 MB" of what a summary says."""
+    from rlsys.cost import Cost, load_prices, shown
+
+    cost = Cost.from_summary(summary)
+    if cost is None:
+        return ""
+    words = shown(cost, load_prices())
+    words["core time"] += " of cores"
+    words["energy"] += f" ({cost.energy_source})" if cost.energy_source else ""
+    if "GPU time" in words:
+        words["GPU time"] += " of GPUs"
+    return ", ".join(words.values())
 
 
 def normalised(override: str) -> str:
@@ -731,7 +751,18 @@ def shown_run(row: dict[str, Any]) -> dict[str, str]:
         "steps": number("steps", "{:,}"),
         "steps/s": number("steps_per_second", "{:,.0f}"),
         "score": number("score", "{:.1f}"),
+        **shown_cost_columns(row["cost"]),
     }
+
+
+def shown_cost_columns(data: dict[str, Any] | None) -> dict[str, str]:
+    """Time, energy and, if there are prices, the price: blank where it is not known."""
+    from rlsys.cost import Cost, load_prices, shown
+
+    prices = load_prices()
+    cost = Cost.from_summary(data) if data else None
+    words = shown(cost, prices) if cost else {}
+    return {name: words.get(name, "") for name in ("time", "energy", *(["price"] if prices else []))}
 
 
 def compare(argv: list[str]) -> int:
@@ -1182,6 +1213,7 @@ def reopened_sweep(verb: str, place: str, name: str | None, own: list[str]) -> t
 
 def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
     """Print the trials, and the best with its score on the test split, which has chosen nothing."""
+    from rlsys.cost import load_prices
     from rlsys.sweep.view import shown_trial, to_json
 
     rows, best = study.rows(), study.best()
@@ -1192,6 +1224,7 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
                     "study": study.spec.name,
                     "best": [r.number for r in best],
                     "trials": [to_json(study, r) for r in rows],
+                    "cost": study.cost().to_summary(load_prices()),
                 }
             )
         )
@@ -1202,6 +1235,8 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
         f"{folder}  ({', '.join(f'{n} {state}' for state, n in study.counts().items() if n)})",
         [{"": "*" if row.number in front else "", **shown_trial(study, row)} for row in rows],
     )
+    if cost := shown_cost(study.cost().to_summary(None)):
+        print(f"all runs, of failed and pruned trials too: {cost}")
     if not best:
         return complain("no trial has finished.", FAILED)
     tests = [result["test"] for result in best[0].seeds.values()]

@@ -25,7 +25,7 @@ from rlsys import config as configs
 from rlsys.config import ConfigError, SweepConfig
 from rlsys.folder import read_json, write_whole
 from rlsys.signals import Stop, stop_signals
-from rlsys.sweep.jobs import Job, Slot, room
+from rlsys.sweep.jobs import Job, room
 from rlsys.sweep.spec import Compose, Spec
 from rlsys.sweep.study import JOURNAL, Study, Taken, public
 from rlsys.sweep.view import Board, shown_values
@@ -156,6 +156,7 @@ class Sweep:
             for job in [job for job in self.stopping if job.has_ended()]:
                 self.stopping.remove(job)
                 self.free.append(job.slot)
+                self._charge(job)
             self.fill()
             if time.monotonic() > self._looked + LOOK_SECONDS and self._look():
                 return
@@ -190,14 +191,8 @@ class Sweep:
             trial.pending.remove(seed)
             job = Job(trial.number, seed, self.folder / "trials" / f"{trial.number:04d}" / f"s{seed}", self.free.pop(0))
             trial.jobs[seed] = job
-            given = [*self._given(job.slot), *trial.taken.overrides, f"seed={seed}"]
+            given = [*self.spec.given(job.slot.threads), *trial.taken.overrides, f"seed={seed}"]
             job.start([*self.train, "--quiet"], given, self.how.memory)
-
-    def _given(self, slot: Slot) -> list[str]:
-        """What is typed for every run, and what a run of a sweep does unless told otherwise."""
-        typed = {override.partition("=")[0] for override in self.spec.fixed}
-        usual = {"threads": slot.threads, "replay": "false"}
-        return [f"{key}={value}" for key, value in usual.items() if key not in typed] + self.spec.fixed
 
     def _next(self, held_back: list[int]) -> tuple[Trial, int] | None:
         """The first seed without a run, but those that wait until the others of their trial are done."""
@@ -243,6 +238,7 @@ class Sweep:
             if has_ended and trial.number in self.trials:
                 del trial.jobs[seed]
                 self.free.append(job.slot)
+                self._charge(job)
                 self._ended(trial, job)
             if trial.number not in self.trials:
                 return
@@ -288,6 +284,12 @@ class Sweep:
         error = f"the run's summary has no {missing[0]}: it cannot be an objective here" if missing else job.complaint()
         self._decide(trial, self.study.fail(trial.number, error))
 
+    def _charge(self, job: Job) -> None:
+        """Note what a run has cost that has ended, however it did; if it goes on later, more."""
+        cost = job.cost()
+        if cost is not None:
+            self.study.charge(job.number, job.seed, cost)
+
     def _decide(self, trial: Trial, is_mine: bool = True) -> None:
         """The trial is finished, pruned or failed: what still runs of it is stopped."""
         self._drop(trial)
@@ -312,6 +314,8 @@ class Sweep:
         while not all(job.has_ended() for job in jobs):
             self.study.beat()
             time.sleep(POLL_SECONDS)
+        for job in jobs:
+            self._charge(job)
         for trial in self.trials.values():
             for seed, job in trial.jobs.items():  # it may have come to its end first
                 result = job.result(self.spec.sweep.objective)
