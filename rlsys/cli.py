@@ -1053,6 +1053,120 @@ def tune_speed(argv: list[str]) -> int:
     return OK
 
 
+ESTIMATE_HELP = """\
+usage: rlsys estimate [key=value ...] [-m] [--seconds S] [--config-dir DIR] [--allow-import MODULE] [--json]
+
+Says what `rlsys train key=value ...` or `rlsys sweep key=values ...` will take: time, and what it goes to, core time,
+energy, disk, and the price, if RLSYS_PRICES names a price file (docs/cost.md). Trains for about {seconds:g} seconds (and what has
+yet to be compiled) in a folder that is thrown away.
+
+  -m             all combinations of comma-separated values, one after the other, as in `rlsys train -m`
+  --seconds S    of probing (default: {seconds:g}); of a sweep, {points} points or as many as it has workers are probed
+"""
+
+PROBED_POINTS = 4  # of a sweep or a grid, at least
+
+
+def estimate(argv: list[str]) -> int:
+    """Probe, and say what the run or the sweep will take."""
+    from rlsys import estimate as estimates
+    from rlsys.cost import load_prices, process_age
+
+    if "-h" in argv or "--help" in argv:
+        print(ESTIMATE_HELP.format(seconds=estimates.SECONDS, points=PROBED_POINTS), end="")
+        return OK
+    as_json, argv = take_flag(argv, "--json")
+    given, argv = take_values(argv, "--seconds")
+    try:
+        seconds = speed((given or [str(estimates.SECONDS)])[-1])
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--seconds {error}.") from None
+    prices = load_prices()
+    modules, argv = take_allowed(argv)
+    searched, argv = take_config_dir(argv)
+    multirun = bool(set(argv) & {"-m", "--multirun"})
+    argv = [arg for arg in argv if arg not in ("-m", "--multirun")]
+    configs, runs, slots = planned_runs(argv, searched, multirun)
+    age = process_age()
+    found = []
+    some = estimates.probes(configs, seconds * len(slots) / len(configs), slots=slots, allowed=modules, started=age)
+    for config, probe in zip(configs, some, strict=True):
+        found.append(estimates.predict(config, probe))
+    one = estimates.mean(found)
+    whole = estimates.together(one, runs, len(slots))
+    if as_json:
+        parts = [{**vars(part), "seconds": part.seconds} for part in one.parts]
+        data = {"runs": runs, "workers": len(slots), "parts": parts, "run": one.cost.to_summary(prices)}
+        print(json.dumps({**data, "whole": whole.to_summary(prices)}, indent=2))
+        return OK
+    show_estimate(one, whole, runs, len(slots), len(configs), prices)
+    if any(config.stop_when_solved for config in configs):
+        print("It ends earlier if it is solved (stop_when_solved).")
+    return OK
+
+
+def planned_runs(argv: list[str], searched: list[str], multirun: bool) -> tuple[list[Any], int, list[dict[str, str]]]:
+    """What is to be probed, how many runs there will be, and the environment of each of those that run side by side."""
+    import random
+
+    own = [normalised(arg) for arg in argv if arg.startswith(("sweep.", "sweep="))]
+    rest = [arg for arg in argv if not arg.startswith(("sweep.", "sweep="))]
+    if resumed := next((arg for arg in rest if arg.startswith("resume=")), None):
+        raise UsageError(f"{resumed}: estimate says what a whole run takes: leave it out.")
+    environment = dict(os.environ)
+    if multirun:
+        jobs = grid([*searched, *(normalised(arg) for arg in rest)])
+        some = random.Random(0).sample(jobs, min(len(jobs), PROBED_POINTS))
+        return [compose_checked(job) for job in some], len(jobs), [environment]
+    settings, preset = compose_sweep(own)
+    fixed, space, seeds = search_space([*preset, *rest])
+    if not (own or space or seeds):
+        return [compose_checked([*searched, *rest])], 1, [environment]
+    from rlsys.sweep.jobs import room
+    from rlsys.sweep.spec import plan
+
+    spec, slots = plan([*searched, *fixed], space, seeds, settings, compose_checked), room(settings)
+    runs = spec.trials * len(spec.seeds)
+    slots = slots[:runs]
+    draw, configs, wanted = random.Random(settings.sampler_seed), [], min(runs, max(PROBED_POINTS, len(slots)))
+    for _ in range(10 * wanted):  # some combinations may be none
+        point = [f"{key}={parameter.draw(draw)}" for key, parameter in spec.space.items()]
+        with contextlib.suppress(ValueError):
+            configs.append(compose_checked([*spec.given(slots[0].threads), *point, f"seed={spec.seeds[0]}"]))
+        if len(configs) == wanted:
+            break
+    if not configs:
+        raise UsageError("of the values to be searched no combination that was drawn can be trained.")
+    return configs, runs, [slot.environment() for slot in slots]
+
+
+def show_estimate(one: Any, whole: Any, runs: int, workers: int, probed: int, prices: Any) -> None:
+    """Print what an estimate.Estimate says of a run and, if there are several, of all."""
+    from rlsys.cost import duration, shown
+
+    rows = [
+        {
+            "what": part.name,
+            "times": f"{part.times:,.0f}",
+            "each": duration(part.each) if part.each >= 1 else f"{1e3 * part.each:.3g} ms",
+            "time": duration(part.seconds),
+            "share": f"{part.seconds / one.cost.seconds:.0%}" if one.cost.seconds else "",
+        }
+        for part in one.parts
+    ]
+    several = runs > 1
+    table(f"a run{f', the mean of {probed} that were probed' if several else ''}", rows)
+    columns = {"a run": shown(one.cost, prices)}
+    if several:
+        columns[f"all {runs:,} runs, {workers} at a time"] = shown(whole, prices)
+    names = list(columns["a run"])
+    names_of = {"energy": f"energy ({one.cost.energy_source})"}
+    table(
+        None,
+        [{"": names_of.get(name, name), **{title: words[name] for title, words in columns.items()}} for name in names],
+    )
+
+
 def sweep(argv: list[str]) -> int:
     """Plan, check everything, then search; or go on with a sweep."""
     if "-h" in argv or "--help" in argv:

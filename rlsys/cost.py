@@ -6,7 +6,7 @@ where there is a counter, and is estimated otherwise; `Cost.energy_source` says 
 | source | counts | whose |
 |---|---|---|
 | nvml | the GPU's own counter (`nvmlDeviceGetTotalEnergyConsumption`, from Volta on) | the GPU's, whoever else uses it |
-| rapl | the processors' own counters, with their memory where that has one | the machine's, times this run's share of its busy core-seconds |
+| rapl | the processors' own counters, and their memory's | the machine's, times this run's share of its busy core-seconds |
 | estimate | core-seconds x WATTS_PER_CORE, GPU-seconds x WATTS_PER_GPU; a price file may say otherwise | this run's |
 
 Linux lets only root read RAPL's counters (`chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj` lets everybody), and
@@ -17,7 +17,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +40,9 @@ class Cost:
 
     seconds: float = 0.0  # of the wall's clock
     core_seconds: float = 0.0  # user and system, children included
-    gpu_seconds: dict[str, float] = field(default_factory=dict)  # of the wall's clock, by the name of the GPU that is held
+    gpu_seconds: dict[str, float] = field(
+        default_factory=dict
+    )  # of the wall's clock, by the name of the GPU that is held
     joules: float = 0.0
     energy_source: str = ""  # of nvml, rapl and estimate those that had a part: "estimate+nvml"
     disk_bytes: float = 0.0
@@ -98,7 +100,9 @@ class Cost:
             return None
         seconds = data.get("cost/gpu_seconds") or 0.0
         by_name = data.get("gpus", {gpu or "GPU": seconds} if seconds else {})
-        numbers = (float(data.get(f"cost/{name}") or 0.0) for name in ("seconds", "core_seconds", "joules", "disk_bytes"))
+        numbers = (
+            float(data.get(f"cost/{name}") or 0.0) for name in ("seconds", "core_seconds", "joules", "disk_bytes")
+        )
         wall, cores, joules, disk = numbers
         return cls(wall, cores, dict(by_name), joules, data.get("energy_source", ""), disk)
 
@@ -197,7 +201,12 @@ def load_prices(path: str | None = None) -> Prices | None:
             raise ConfigError("it must have keys and values, one of them the currency, such as `currency: EUR`.")
         prices: Prices = build(Prices, data, "")
         for name, rate in prices.gpu_hour.items():
-            if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate >= 0 or not isinstance(name, str):
+            if (
+                isinstance(rate, bool)
+                or not isinstance(rate, int | float)
+                or not rate >= 0
+                or not isinstance(name, str)
+            ):
                 raise ConfigError(f"gpu_hour: {name}: {rate!r} must be a name and a number of at least 0.")
         return prices
     except OSError as error:
@@ -252,13 +261,16 @@ class Nvml:
     def __init__(self, uuid: str, nvml: Any = None):
         if nvml is None:
             try:
-                import pynvml as nvml
+                import pynvml
             except ModuleNotFoundError:
                 raise OSError("nvidia-ml-py is not installed: pip install 'rlsys[gpu]'") from None
+            nvml = pynvml
         try:
             nvml.nvmlInit()
             self._nvml, self._device = nvml, nvml.nvmlDeviceGetHandleByUUID(uuid)
-            self._first = self._last = nvml.nvmlDeviceGetTotalEnergyConsumption(self._device)  # mJ since the driver loaded
+            self._first = self._last = nvml.nvmlDeviceGetTotalEnergyConsumption(
+                self._device
+            )  # mJ since the driver loaded
         except nvml.NVMLError as error:
             raise OSError(f"NVML has no energy counter of {uuid}: {error}") from None
 
@@ -298,7 +310,9 @@ def _children(process: Path) -> list[str]:
 def busy_core_seconds() -> float:
     """CPU time of the whole machine since it was started; 0 where that cannot be known."""
     with contextlib.suppress(OSError, ValueError):
-        user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+        user, nice, system, _, _, irq, softirq, *_ = map(
+            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        )
         return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
     return 0.0
 

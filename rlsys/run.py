@@ -155,7 +155,9 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
 
         # evaluate: on a split that training never sees
         if due(cfg.eval_every):
-            report = held_out(agent.policy, cfg.env, cfg.eval_episodes, "validation")
+            wait(agent.env.device)
+            with book.evaluating:
+                report = held_out(agent.policy, cfg.env, cfg.eval_episodes, "validation")
             write(report.metrics())
             book.judge(agent.steps, report.mean, reward_threshold(cfg.env))
 
@@ -238,7 +240,8 @@ class Book:
     cost: Cost = field(default_factory=Cost)  # of earlier processes
 
     def __post_init__(self):
-        self.iterating, self.logging, self.saving = Stopwatch(), Stopwatch(), Stopwatch()
+        self.iterating, self.logging = Stopwatch(), Stopwatch()
+        self.evaluating, self.saving = Stopwatch(), Stopwatch()
         self.meter, self.prices = Meter(), None  # of this process; what its owner pays
         self.begin(0)
 

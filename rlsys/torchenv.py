@@ -28,7 +28,18 @@ from rlsys.config import AtariConfig, GymnasiumConfig, SimConfig
 from rlsys.networks import ObsSpec, Part
 from rlsys.policy import ActionSpec
 
-__all__ = ["DeviceError", "Episodes", "Scale", "Slot", "Step", "Stopwatch", "TorchEnv", "make_env", "reward_threshold", "wait"]
+__all__ = [
+    "DeviceError",
+    "Episodes",
+    "Scale",
+    "Slot",
+    "Step",
+    "Stopwatch",
+    "TorchEnv",
+    "make_env",
+    "reward_threshold",
+    "wait",
+]
 
 EPISODE_WINDOW = 100  # rollout/ep_rew_mean is the mean over at least this many last episodes, as in SB3
 

@@ -72,12 +72,20 @@ def probe(cfg: Config, seconds: float) -> Probe:
         env.close()
 
 
-def warm_up(agent: agents.Agent, device: str) -> None:
-    """Iterate until it learns: from then on all is compiled, and an iteration takes what most of a run's take."""
+def warm_up(agent: agents.Agent, device: str) -> list[tuple[int, float]]:
+    """Iterate until it learns: from then on all is compiled, and an iteration takes what most of a run's take.
+
+    Returns the steps and seconds of each iteration that only collected; in the first one kernels are loaded.
+    """
+    collecting = []
     for _ in range(WARM_UP):
-        if is_learning(agent.iterate(0.0)):
+        began, steps = time.perf_counter(), agent.steps
+        learns = is_learning(agent.iterate(0.0))
+        wait(device)
+        if learns:
             break
-    wait(device)
+        collecting.append((agent.steps - steps, time.perf_counter() - began))
+    return collecting
 
 
 def is_learning(metrics: dict[str, Any]) -> bool:
