@@ -30,7 +30,7 @@ from rlsys.cost import Cost, Meter, Prices, disk_bytes, load_prices, total
 SECONDS = 10.0  # of a probe, about: starting and compiling come before
 SHARES = {"train": 0.55, "evaluate": 0.15, "test": 0.15}  # of them, at most; replays are bounded by their frames
 COLLECTED = 4096  # steps before it learns: more are not waited for
-FRAMES = 100  # of a replay that is drawn to be measured
+FRAMES = (5, 105)  # of the replays that are drawn to be measured
 BEST = 0.5  # of the evaluations, which are the best so far
 POINTS = 300  # of the log, while the time so far grows by a factor of e (log.Pace)
 POLL_SECONDS = 0.05
@@ -197,7 +197,7 @@ class Deadline:
 def measure(cfg: Config, folder: Path, seconds: float, meter: Meter, prices: Prices | None) -> Probe:
     """Train as `cfg` says for some seconds in `folder`, and measure all that a run does. meter: of this whole process."""
     from rlsys import checkpoint, run
-    from rlsys.folder import Run, describe, label, new_folder
+    from rlsys.folder import Run, describe, new_folder
     from rlsys.log import Log, Progress
     from rlsys.torchenv import Stopwatch, has_levels, wait
     from rlsys.tune import warm_up
@@ -227,7 +227,8 @@ def measure(cfg: Config, folder: Path, seconds: float, meter: Meter, prices: Pri
 
         first_bytes = save()
         trained = meter.read()
-        plain = {"eval_every": 0, "save_every": 0, "replay_every": 0, "histograms_every": 0, "stop_when_solved": False}
+        plain: dict[str, Any] = dict.fromkeys(("eval_every", "save_every", "replay_every", "histograms_every"), 0)
+        plain["stop_when_solved"] = False
         with Log(here.folder) as log, Progress(cfg.total_timesteps, label="", quiet=True) as progress:
             book.begin(agent.steps)
             with contextlib.suppress(run.Preempted):
@@ -248,16 +249,9 @@ def measure(cfg: Config, folder: Path, seconds: float, meter: Meter, prices: Pri
             agent.policy, cfg, cfg.eval_episodes, "validation", seconds * SHARES["evaluate"]
         )
         test, test_once, _ = steady(agent.policy, cfg, cfg.test_episodes, "test", seconds * SHARES["test"])
-        replay = Stopwatch()
-        replay_bytes = factor = 0.0
+        replay, replay_bytes = 0.0, 0.0
         if (cfg.replay or cfg.replay_every) and not is_cold:
-            from rlsys.replay import record
-
-            frames = min(FRAMES, max(1, round(length)))
-            with replay, contextlib.suppress(ValueError):  # a world that cannot be drawn
-                at = here.folder / "replays"
-                paths = record(agent.policy, cfg.env, at, name="final", caption=label(cfg), max_steps=frames)
-                replay_bytes, factor = sum(path.stat().st_size for path in paths), length / frames
+            replay, replay_bytes = film(agent.policy, cfg, here.folder / "replays", max(1, round(length)))
         end = meter.read()
 
     step = train_seconds / max(1, steps)
@@ -280,8 +274,8 @@ def measure(cfg: Config, folder: Path, seconds: float, meter: Meter, prices: Pri
         save_steps=agent.steps,
         save_full=buffer,
         test=test * (1 + has_levels(cfg.env)),
-        replay=replay.seconds * max(1.0, factor),
-        replay_bytes=replay_bytes * factor,
+        replay=replay,
+        replay_bytes=replay_bytes,
         histograms=histograms.seconds,
         other_bytes=other_bytes,
         costs={"start": started, "train": minus(after, trained), "end": minus(end, after)},
@@ -335,6 +329,24 @@ def play(policy: Any, cfg: Config, episodes: int, split: str, seconds: float) ->
         length = min(longest, steps * n / over) if over else longest
         needed = max(steps, length * -(-episodes // n))
         return opened + (took - opened) * needed / steps, float(length)
+
+
+def film(policy: Any, cfg: Config, folder: Path, length: int) -> tuple[float, float]:
+    """Seconds and bytes of a replay of so many steps, reckoned from two short ones; 0 of a world that cannot be drawn."""
+    from rlsys.folder import label
+    from rlsys.replay import record
+
+    found = []
+    for steps in FRAMES:
+        began = time.perf_counter()
+        try:
+            paths = record(policy, cfg.env, folder, name="final", caption=label(cfg), max_steps=steps)
+        except ValueError:
+            return 0.0, 0.0
+        found.append((time.perf_counter() - began, sum(path.stat().st_size for path in paths)))
+    (first, first_bytes), (second, second_bytes) = found
+    more = (min(length, 10**5) - FRAMES[0]) / (FRAMES[1] - FRAMES[0])  # of the difference
+    return max(first, first + (second - first) * more), max(0.0, first_bytes + (second_bytes - first_bytes) * more)
 
 
 def compiled() -> int:

@@ -275,7 +275,7 @@ def test_resuming_doubles_neither_the_description_nor_the_layout_and_forgets_the
 
 
 def test_charts_are_of_tags_that_are_known_and_a_run_has_those_of_its_own(tmp_path):
-    assert list(CHARTS) == ["Learning", "Evaluation", "Speed", "Health"]
+    assert list(CHARTS) == ["Learning", "Evaluation", "Speed", "Cost", "Health"]
     assert all(tag in METRICS for charts in CHARTS.values() for tags in charts.values() for tag in tags)
     with Log(tmp_path) as log:
         log.write(1, {"train/loss": 1.0, "time/fps": 1.0})
