@@ -74,7 +74,7 @@ class Run:
         gpu = (read_json(self.folder / "provenance.json") or [{}])[-1].get("gpu")
         points = read_metrics(self.folder) if points is None else points
         last: dict[str, Any] = next((point for point in reversed(points) if "cost/seconds" in point), {})
-        said = [Cost.from_summary(data, gpu) for data in (last, self.summary() or {})]
+        said = [Cost.from_summary(data, gpu) for data in (self.summary() or {}, last)]
         found = max((cost for cost in said if cost), key=lambda cost: cost.seconds, default=None)
         return found and replace(found, disk_bytes=disk_bytes(self.folder))
 

@@ -163,7 +163,7 @@ def test_the_command_says_what_a_run_takes_and_leaves_nothing_behind(estimated):
     assert (found["runs"], found["workers"]) == (1, 1)
     parts = {part["name"]: part for part in found["parts"]}
     assert [parts[name]["times"] for name in ("training steps", "evaluations", "test", "replay")] == [4096, 4, 1, 1]
-    assert parts["checkpoints"]["times"] == 3  # at 2048 and 4096, and of the evaluations at 1024 and 3072
+    assert parts["checkpoints"]["times"] == 4  # at 2048 and 4096, and of the evaluations at 1024 and 3072
     assert all(part["seconds"] > 0 for part in found["parts"])
     run = found["run"]
     assert run["cost/seconds"] == pytest.approx(sum(part["seconds"] for part in found["parts"]))
@@ -241,7 +241,7 @@ def test_a_mistake_is_told_before_anything_is_probed(monkeypatch, capsys, argume
 def test_a_probe_that_fails_says_what_it_died_of(monkeypatch):
     monkeypatch.setattr(estimate, "LINES", 1)
     cfg = resolve({"env": {"name": "nosuchsim"}})
-    with pytest.raises(ConfigError, match="the probe failed:\n.*nosuchsim"):
+    with pytest.raises(ConfigError, match=r"the probe failed:\n.*nosuchsim"):
         list(estimate.probes([cfg], 0.1))
 
 
