@@ -61,7 +61,7 @@ def write_many(log, steps):
 
 def test_every_tag_has_a_unit_and_a_meaning_that_is_a_sentence():
     for tag, metric in METRICS.items():
-        assert re.fullmatch(r"(rollout|time|train|eval|test)/[a-z_]+", tag)
+        assert re.fullmatch(r"(rollout|time|cost|train|eval|test)/[a-z_]+", tag)
         assert metric.unit
         assert metric.meaning.endswith(".")
 
