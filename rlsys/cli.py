@@ -14,6 +14,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -1070,7 +1071,7 @@ PROBED_POINTS = 4  # of a sweep or a grid, at least
 def estimate(argv: list[str]) -> int:
     """Probe, and say what the run or the sweep will take."""
     from rlsys import estimate as estimates
-    from rlsys.cost import load_prices, process_age
+    from rlsys.cost import load_prices
 
     if "-h" in argv or "--help" in argv:
         print(ESTIMATE_HELP.format(seconds=estimates.SECONDS, points=PROBED_POINTS), end="")
@@ -1086,10 +1087,13 @@ def estimate(argv: list[str]) -> int:
     searched, argv = take_config_dir(argv)
     multirun = bool(set(argv) & {"-m", "--multirun"})
     argv = [arg for arg in argv if arg not in ("-m", "--multirun")]
+    began = time.perf_counter()
+    compose([])  # as any run does, with what it has to import; all else the probe does itself
+    composing = time.perf_counter() - began
     configs, runs, slots = planned_runs(argv, searched, multirun)
-    age = process_age()
     found = []
-    some = estimates.probes(configs, seconds * len(slots) / len(configs), slots=slots, allowed=modules, started=age)
+    share = seconds * len(slots) / len(configs)
+    some = estimates.probes(configs, share, slots=slots, allowed=modules, started=composing)
     for config, probe in zip(configs, some, strict=True):
         found.append(estimates.predict(config, probe))
     one = estimates.mean(found)

@@ -6,8 +6,8 @@ evaluation, a checkpoint, the test, a replay. If kernels had yet to be compiled 
 cache. `predict` says how often each comes in the whole run.
 
 What a probe cannot know: how long the episodes of a policy will be that has learned more (it takes those of the policy at
-its end), how often an evaluation is the best so far and is saved (it takes half of them), when a run is solved
-(`stop_when_solved`: it may end earlier), what a pruner stops.
+its end), how often an evaluation is the best so far and is saved (it takes half of them, and the best to be among the newest
+checkpoints), when a run is solved (`stop_when_solved`: it may end earlier), what a pruner stops.
 """
 
 import contextlib
@@ -150,7 +150,7 @@ def predict(cfg: Config, probe: Probe) -> Estimate:
         Part("test", 1, probe.test, "end"),
         *([Part("replay", 1, probe.replay, "end")] if cfg.replay else []),
     ]
-    disk = sum(sorted(sizes)[-(cfg.keep_checkpoints + 1) :]) + points * probe.log_bytes + probe.other_bytes
+    disk = sum(sizes[-cfg.keep_checkpoints :]) + points * probe.log_bytes + probe.other_bytes
     disk += (shows + cfg.replay) * probe.replay_bytes
     found = total(charged(part, probe) for part in parts)
     return Estimate(parts, replace(found, disk_bytes=disk))

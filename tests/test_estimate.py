@@ -87,7 +87,7 @@ def test_a_runs_time_is_the_sum_of_its_parts():
     trained = 10.0 + 0.15 + 2.5 + 1.0
     assert found.cost.core_seconds == pytest.approx(3.0 * 2 + trained * 2 + 6.0 * 1)
     assert found.cost.joules == pytest.approx(3.0 * 5 + trained * 20 + 6.0 * 6)
-    assert found.cost.disk_bytes == pytest.approx(3 * 1000 + 15 * 200 + 300 + 5000)
+    assert found.cost.disk_bytes == pytest.approx(2 * 1000 + 15 * 200 + 300 + 5000)
 
 
 def test_steps_before_it_learns_have_a_time_of_their_own():
