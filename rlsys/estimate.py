@@ -336,8 +336,8 @@ def film(policy: Any, cfg: Config, folder: Path, length: int) -> tuple[float, fl
     from rlsys.folder import label
     from rlsys.replay import record
 
-    found = []
-    for steps in FRAMES:
+    found, short, long = [], FRAMES[0], max(FRAMES[0] + 1, min(FRAMES[1], length))
+    for steps in (short, long):
         began = time.perf_counter()
         try:
             paths = record(policy, cfg.env, folder, name="final", caption=label(cfg), max_steps=steps)
@@ -345,7 +345,7 @@ def film(policy: Any, cfg: Config, folder: Path, length: int) -> tuple[float, fl
             return 0.0, 0.0
         found.append((time.perf_counter() - began, sum(path.stat().st_size for path in paths)))
     (first, first_bytes), (second, second_bytes) = found
-    more = (min(length, 10**5) - FRAMES[0]) / (FRAMES[1] - FRAMES[0])  # of the difference
+    more = (min(length, 10**5) - short) / (long - short)  # of the difference
     return max(first, first + (second - first) * more), max(0.0, first_bytes + (second_bytes - first_bytes) * more)
 
 

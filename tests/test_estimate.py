@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlsys import cli, cost, estimate
+from rlsys import cli, cost, estimate, replay
 from rlsys.config import ConfigError, resolve
 from rlsys.cost import Cost
 from rlsys.estimate import Part, Probe, charged, iterations_due, mean, points_due, predict, together
@@ -115,6 +115,16 @@ def test_of_what_is_not_asked_for_there_is_nothing():
     assert not names & {"replay", "replays in between", "histograms", "steps before it learns"}
     more = predict(config(replay_every=5000, histograms_every=1000), PROBE)
     assert {"replays in between": 8.0, "histograms": 1.0}.items() <= {p.name: p.seconds for p in more.parts}.items()
+
+
+@pytest.mark.parametrize("length", [3, 50, 105, 1000])
+def test_a_replays_size_is_reckoned_from_two_short_ones(monkeypatch, tmp_path, length):
+    def record(policy, env, folder, *, name, caption, max_steps):
+        (tmp_path / name).write_bytes(bytes(500 + 10 * min(max_steps, length)))
+        return [tmp_path / name]
+
+    monkeypatch.setattr(replay, "record", record)
+    assert estimate.film(None, config(), tmp_path, length)[1] == pytest.approx(500 + 10 * length)
 
 
 def test_a_part_costs_what_its_phase_cost_a_second():
