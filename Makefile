@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format docs bench throughput learning engines peers games gpu sweeps results report verify-envs board clean
+.PHONY: help install train test test-fast check format docs bench throughput learning engines peers games gpu sweeps estimate results report verify-envs board clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ gpu: .venv/installed ## everything on a GPU (8 minutes); writes benchmarks/resul
 
 sweeps: .venv/installed ## what a sweep costs, and what asynchronous workers and a pruner save; writes benchmarks/results/sweeps.json
 	$(BIN)/python benchmarks/sweeps.py
+
+estimate: .venv/installed ## twenty runs, estimated and made (half an hour, an idle machine); writes benchmarks/results/estimate.json
+	$(BIN)/python benchmarks/estimate.py
 
 results: .venv/installed ## train every experiment with five seeds and write the README's table
 	$(BIN)/python benchmarks/results.py

@@ -25,9 +25,11 @@ FILES = {
     "experiments": "make results",
     "throughput": "make throughput",
     "games": "make games",
+    "estimate": "make estimate",
 }  # what makes them
 
 Lines = list[str]
+SIDES = ("estimated", "taken")
 
 
 def measured_on(machine: dict[str, Any] | None) -> str:
@@ -246,6 +248,28 @@ def engines(data: dict[str, Any]) -> Lines:
     return [f"{measured_on(machine)}.", "", *table(head, rows)]
 
 
+def estimates(data: dict[str, Any]) -> Lines:
+    """What `rlsys estimate` said, and what runs took."""
+    rows = [
+        [
+            name,
+            *(
+                f"{entry[side][what]:.{digits}f}"
+                for what, digits in (("seconds", 1), ("core_seconds", 1))
+                for side in SIDES
+            ),
+            f"{entry['errors']['seconds']:.0%}",
+            f"{entry['errors']['core_seconds']:.0%}",
+        ]
+        for name, entry in data["configs"].items()
+    ]
+    medians, count = data["median_errors"], len(data["configs"])
+    head = ["run", "estimated, s", "taken, s", "estimated, core-s", "taken, core-s", "error, s", "error, core-s"]
+    errors = f"Median errors over {count} runs: {medians['seconds']:.0%} of the seconds, {medians['core_seconds']:.0%} of the "
+    errors += f"core-seconds, {medians['disk_bytes']:.0%} of the bytes on the disk."
+    return [f"{measured_on(data['machine'])}. {errors}", "", *table(head, rows)]
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Lines]]] = {
     "picture": ("peers", picture),
     "peers": ("peers", peers_measured),
@@ -259,6 +283,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Lines]]] = {
     "sims": ("throughput", sims),
     "scale": ("throughput", scale),
     "engines": ("engines", engines),
+    "estimate": ("estimate", estimates),
 }
 
 

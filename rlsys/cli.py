@@ -14,6 +14,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -38,7 +39,8 @@ usage: rlsys VERB [arguments]
   eval RUN                play held-out episodes: mean, IQM, 95 % interval, table
   replay RUN              record GIF and MP4, or --terminal to watch here
   tune-speed [key=value ...]  which num_envs, threads, engine and device are fastest here
-  runs                    the runs there are: score, speed, status
+  estimate [key=value ...]  what a run or a sweep will take, from a probe of some ten seconds: time, energy, price, disk
+  runs                    the runs there are: score, speed, status, cost
   compare RUN...          groups of runs over seeds: curves, intervals, who is better, how many seeds settle it
   envs [NAME]             what can be trained on; --check runs every check of a sim, yours (module:SIM) too
   board [RUN ...]         TensorBoard
@@ -107,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "eval": evaluate, "replay": replay, "runs": runs, "envs": envs, "board": board}
-    verbs |= {"tune-speed": tune_speed, "compare": compare, "sweep": sweep, "report": report}
+    verbs |= {"tune-speed": tune_speed, "estimate": estimate, "compare": compare, "sweep": sweep, "report": report}
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return OK if argv else USAGE
@@ -187,6 +189,9 @@ def train(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(train_help(), end="")
         return OK
+    from rlsys.cost import Meter, load_prices
+
+    meter = Meter(load_prices(), whole_process=True)
     command = shlex.join(["rlsys", "train", *argv])
     quiet, argv = take_flag(argv, "--quiet")
     _, argv = take_allowed(argv)
@@ -201,7 +206,7 @@ def train(argv: list[str]) -> int:
     if (pattern := given.pop("resume", "null")) != "null":
         if multirun:
             raise UsageError("resume= goes on with one run: leave out -m.")
-        return resume_run(pattern, given, command, quiet)
+        return resume_run(pattern, given, command, quiet, meter)
 
     overrides = [*searched, *overrides]
     jobs = [compose(job) for job in (grid(overrides) if multirun else [overrides])]
@@ -210,7 +215,7 @@ def train(argv: list[str]) -> int:
     if multirun:
         print(f"{len(jobs)} runs", flush=True)
         return train_grid(overrides, command, quiet)
-    train_one(jobs[0], command, quiet)
+    train_one(jobs[0], command, quiet, meter=meter)
     return OK
 
 
@@ -232,12 +237,12 @@ def train_grid(overrides: list[str], command: str, quiet: bool) -> int:
     return max(codes, default=OK)
 
 
-def train_one(config: Any, command: str, quiet: bool, resume: Any = None) -> float:
-    """Train one run and print its outcome; returns the score."""
+def train_one(config: Any, command: str, quiet: bool, resume: Any = None, meter: Any = None) -> float:
+    """Train one run and print its outcome; returns the score. meter: what this process takes, if it has begun to count."""
     from rlsys import run
 
     try:
-        finished = run.train(config, resume=resume, command=command, quiet=quiet)
+        finished = run.train(config, resume=resume, command=command, quiet=quiet, meter=meter)
     except run.Preempted as stop:
         complain(f"{stop}\n       go on with: rlsys train {shlex.quote(f'resume={stop.folder}')}", PREEMPTED)
         raise SystemExit(PREEMPTED) from None
@@ -247,7 +252,7 @@ def train_one(config: Any, command: str, quiet: bool, resume: Any = None) -> flo
     return summary["score"]
 
 
-def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool) -> int:
+def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool, meter: Any) -> int:
     """Go on with a run, by its own configuration and what is typed on top of it."""
     import yaml
 
@@ -263,7 +268,7 @@ def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool) -
         raise UsageError(" ".join(str(error).split())) from None
     config = config_module.load(found.folder / "config.yaml", values)
     check_env(config)
-    train_one(config, command, quiet, resume=found)
+    train_one(config, command, quiet, resume=found, meter=meter)
     return OK
 
 
@@ -284,10 +289,26 @@ def print_outcome(finished: Any, summary: dict[str, Any]) -> None:
         rows["training levels"] = f"{summary['eval/train_mean_reward']:.4g}  ({gap})"
     rows |= {
         "steps": f"{summary['steps']:,} in {summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} steps/s)",
+        "cost": shown_cost(summary),
         "run": str(finished.folder),
         "replay": "\n".join(replays) or "none",
     }
     table(None, [{"": name, " ": text} for name, text in rows.items()])
+
+
+def shown_cost(summary: dict[str, Any]) -> str:
+    """ "4.2 s, 3.9 core-seconds, 47 J (estimate), 0.9 MB" of what a summary says."""
+    from rlsys.cost import Cost, load_prices, shown
+
+    cost = Cost.from_summary(summary)
+    if cost is None:
+        return ""
+    words = shown(cost, load_prices())
+    words["core time"] += " of cores"
+    words["energy"] += f" ({cost.energy_source})" if cost.energy_source else ""
+    if "GPU time" in words:
+        words["GPU time"] += " of GPUs"
+    return ", ".join(words.values())
 
 
 def normalised(override: str) -> str:
@@ -741,7 +762,18 @@ def shown_run(row: dict[str, Any]) -> dict[str, str]:
         "steps": number("steps", "{:,}"),
         "steps/s": number("steps_per_second", "{:,.0f}"),
         "score": number("score", "{:.1f}"),
+        **shown_cost_columns(row["cost"]),
     }
+
+
+def shown_cost_columns(data: dict[str, Any] | None) -> dict[str, str]:
+    """Time, energy and, if there are prices, the price: blank where it is not known."""
+    from rlsys.cost import Cost, load_prices, shown
+
+    prices = load_prices()
+    cost = Cost.from_summary(data) if data else None
+    words = shown(cost, prices) if cost else {}
+    return {name: words.get(name, "") for name in ("time", "energy", *(["price"] if prices else []))}
 
 
 def compare(argv: list[str]) -> int:
@@ -1032,6 +1064,123 @@ def tune_speed(argv: list[str]) -> int:
     return OK
 
 
+ESTIMATE_HELP = """\
+usage: rlsys estimate [key=value ...] [-m] [--seconds S] [--config-dir DIR] [--allow-import MODULE] [--json]
+
+Says what `rlsys train key=value ...` or `rlsys sweep key=values ...` will take: time, and what it goes to, core time,
+energy, disk, and the price, if RLSYS_PRICES names a price file (docs/cost.md). Trains for about {seconds:g} seconds (and what has
+yet to be compiled) in a folder that is thrown away.
+
+  -m             all combinations of comma-separated values, one after the other, as in `rlsys train -m`
+  --seconds S    of probing (default: {seconds:g}); of a sweep, {points} points or as many as it has workers are probed
+"""
+
+PROBED_POINTS = 4  # of a sweep or a grid, at least
+
+
+def estimate(argv: list[str]) -> int:
+    """Probe, and say what the run or the sweep will take."""
+    from rlsys import estimate as estimates
+    from rlsys.cost import load_prices
+
+    if "-h" in argv or "--help" in argv:
+        print(ESTIMATE_HELP.format(seconds=estimates.SECONDS, points=PROBED_POINTS), end="")
+        return OK
+    as_json, argv = take_flag(argv, "--json")
+    given, argv = take_values(argv, "--seconds")
+    try:
+        seconds = speed((given or [str(estimates.SECONDS)])[-1])
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--seconds {error}.") from None
+    prices = load_prices()
+    modules, argv = take_allowed(argv)
+    searched, argv = take_config_dir(argv)
+    multirun = bool(set(argv) & {"-m", "--multirun"})
+    argv = [arg for arg in argv if arg not in ("-m", "--multirun")]
+    began = time.perf_counter()
+    compose([])  # as any run does, with what it has to import; all else the probe does itself
+    composing = time.perf_counter() - began
+    configs, runs, slots = planned_runs(argv, searched, multirun)
+    found = []
+    share = seconds * len(slots) / len(configs)
+    some = estimates.probes(configs, share, slots=slots, allowed=modules, started=composing)
+    for config, probe in zip(configs, some, strict=True):
+        found.append(estimates.predict(config, probe))
+    one = estimates.mean(found)
+    whole = estimates.together(one, runs, len(slots))
+    if as_json:
+        parts = [{**vars(part), "seconds": part.seconds} for part in one.parts]
+        data = {"runs": runs, "workers": len(slots), "parts": parts, "run": one.cost.to_summary(prices)}
+        print(json.dumps({**data, "whole": whole.to_summary(prices)}, indent=2))
+        return OK
+    show_estimate(one, whole, runs, len(slots), len(configs), prices)
+    if any(config.stop_when_solved for config in configs):
+        print("It ends earlier if it is solved (stop_when_solved).")
+    return OK
+
+
+def planned_runs(argv: list[str], searched: list[str], multirun: bool) -> tuple[list[Any], int, list[dict[str, str]]]:
+    """What is to be probed, how many runs there will be, and the environment of each of those that run side by side."""
+    import random
+
+    own = [normalised(arg) for arg in argv if arg.startswith(("sweep.", "sweep="))]
+    rest = [arg for arg in argv if not arg.startswith(("sweep.", "sweep="))]
+    if resumed := next((arg for arg in rest if arg.startswith("resume=")), None):
+        raise UsageError(f"{resumed}: estimate says what a whole run takes: leave it out.")
+    environment = dict(os.environ)
+    if multirun:
+        jobs = grid([*searched, *(normalised(arg) for arg in rest)])
+        some = random.Random(0).sample(jobs, min(len(jobs), PROBED_POINTS))
+        return [compose_checked(job) for job in some], len(jobs), [environment]
+    settings, preset = compose_sweep(own)
+    fixed, space, seeds = search_space([*preset, *rest])
+    if not (own or space or seeds):
+        return [compose_checked([*searched, *rest])], 1, [environment]
+    from rlsys.sweep.jobs import room
+    from rlsys.sweep.spec import plan
+
+    spec, slots = plan([*searched, *fixed], space, seeds, settings, compose_checked), room(settings)
+    runs = spec.trials * len(spec.seeds)
+    slots = slots[:runs]
+    draw, configs, wanted = random.Random(settings.sampler_seed), [], min(runs, max(PROBED_POINTS, len(slots)))
+    for _ in range(10 * wanted):  # some combinations may be none
+        point = [f"{key}={parameter.draw(draw)}" for key, parameter in spec.space.items()]
+        with contextlib.suppress(ValueError):
+            configs.append(compose_checked([*spec.given(slots[0].threads), *point, f"seed={spec.seeds[0]}"]))
+        if len(configs) == wanted:
+            break
+    if not configs:
+        raise UsageError("of the values to be searched no combination that was drawn can be trained.")
+    return configs, runs, [slot.environment() for slot in slots]
+
+
+def show_estimate(one: Any, whole: Any, runs: int, workers: int, probed: int, prices: Any) -> None:
+    """Print what an estimate.Estimate says of a run and, if there are several, of all."""
+    from rlsys.cost import duration, shown
+
+    rows = [
+        {
+            "what": part.name,
+            "times": f"{part.times:,.0f}",
+            "each": duration(part.each) if part.each >= 1 else f"{1e3 * part.each:.3g} ms",
+            "time": duration(part.seconds),
+            "share": f"{part.seconds / one.cost.seconds:.0%}" if one.cost.seconds else "",
+        }
+        for part in one.parts
+    ]
+    several = runs > 1
+    table(f"a run{f', the mean of {probed} that were probed' if several else ''}", rows)
+    columns = {"a run": shown(one.cost, prices)}
+    if several:
+        columns[f"all {runs:,} runs, {workers} at a time"] = shown(whole, prices)
+    names = list(columns["a run"])
+    names_of = {"energy": f"energy ({one.cost.energy_source})"}
+    table(
+        None,
+        [{"": names_of.get(name, name), **{title: words[name] for title, words in columns.items()}} for name in names],
+    )
+
+
 def sweep(argv: list[str]) -> int:
     """Plan, check everything, then search; or go on with a sweep."""
     if "-h" in argv or "--help" in argv:
@@ -1195,6 +1344,7 @@ def reopened_sweep(verb: str, place: str, name: str | None, own: list[str]) -> t
 
 def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
     """Print the trials, and the best with its score on the test split, which has chosen nothing."""
+    from rlsys.cost import load_prices
     from rlsys.sweep.view import shown_trial, to_json
 
     rows, best = study.rows(), study.best()
@@ -1205,6 +1355,7 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
                     "study": study.spec.name,
                     "best": [r.number for r in best],
                     "trials": [to_json(study, r) for r in rows],
+                    "cost": study.cost().to_summary(load_prices()),
                 }
             )
         )
@@ -1215,6 +1366,8 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
         f"{folder}  ({', '.join(f'{n} {state}' for state, n in study.counts().items() if n)})",
         [{"": "*" if row.number in front else "", **shown_trial(study, row)} for row in rows],
     )
+    if cost := shown_cost(study.cost().to_summary(None)):
+        print(f"all runs, of failed and pruned trials too: {cost}")
     if not best:
         return complain("no trial has finished.", FAILED)
     tests = [result["test"] for result in best[0].seeds.values()]

@@ -233,7 +233,7 @@ class SweepConfig:
 
     trials: int = ranged(50, 1, 10**6)  # sets of values that are tried; sampler=grid: at most as many as the grid has
     seeds: int = ranged(3, 1, 1000)  # runs of a trial, with seeds from `seed` on; seed=1,2,3 names them instead
-    objective: list[str] = several("score", "seconds", "steps")  # several make a Pareto front
+    objective: list[str] = several("score", "seconds", "steps", "joules")  # several make a Pareto front
     sampler: str = choice("tpe", "random", "grid", "cmaes", "gp")
     sampler_seed: int = ranged(0, 0, 2**31 - 1)
     random_trials: int = ranged(10, 0)  # the first ones, from which tpe, cmaes and gp learn

@@ -1,5 +1,6 @@
 """How good is a policy? Episodes on seeds and levels that training never sees, and honest statistics of their returns."""
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,30 +85,43 @@ class Report:
         }
 
 
-def evaluate(
+def evaluate(policy: Policy, env: TorchEnv, episodes: int, **options: Any) -> Report:
+    """Play `episodes` episodes, from the env's first ones, and report them; options as for `played`."""
+    steps = played(policy, env, episodes, **options)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def played(
     policy: Policy, env: TorchEnv, episodes: int, *, deterministic: bool | None = None, seed: int = 0
-) -> Report:
-    """Play `episodes` episodes, from the env's first ones, and report them. deterministic: see `Policy.act`; seed: if not.
+) -> Generator[int, None, Report]:
+    """An evaluation step by step: gives how many of the episodes have ended after each, and returns the Report.
+
+    deterministic: see `Policy.act`; seed: of the actions that are drawn.
 
     Each of the N envs plays its fixed share (episodes / N, rounded), so that short episodes are not over-represented.
     """
     env.reset()
     n = env.num_envs
     quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
-    played = np.zeros(n, np.int64)
+    done = np.zeros(n, np.int64)
     returns: list[list[float]] = [[] for _ in range(n)]
     lengths: list[list[int]] = [[] for _ in range(n)]
     slot = env.bind(env.empty_steps())
     generator = torch.Generator(env.device).manual_seed(seed)
     was_training = policy.training
     policy.eval()
-    while (played < quota).any():
+    while (done < quota).any():
         ended = env.step(policy.act(env.obs, deterministic=deterministic, generator=generator), slot)
         if ended is not None:
-            for i in np.flatnonzero(ended & (played < quota)):
+            for i in np.flatnonzero(ended & (done < quota)):
                 returns[i].append(slot[1].episode_return[i])
                 lengths[i].append(slot[1].episode_length[i])
-                played[i] += 1
+                done[i] += 1
+        yield int(done.sum())
     policy.train(was_training)
     return Report(np.concatenate(returns), np.concatenate(lengths))
 

@@ -16,12 +16,13 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsys import config, provenance
 from rlsys.config import Config, ConfigError, SimConfig
+from rlsys.cost import Cost, disk_bytes, load_prices
 
 if TYPE_CHECKING:
     from rlsys.policy import Policy
@@ -62,6 +63,20 @@ class Run:
         """The outcome, or None while there is none that can be read."""
         found = read_json(self.folder / "summary.json")
         return found if isinstance(found, dict) else None
+
+    def cost(self, points: list[dict[str, Any]] | None = None) -> Cost | None:
+        """What the run has cost, finished or not; None if it does not say. points: of its metrics, if they have been read.
+
+        Of a run that has not finished it is what it logged last.
+        """
+        from rlsys.log import read_metrics
+
+        gpu = (read_json(self.folder / "provenance.json") or [{}])[-1].get("gpu")
+        points = read_metrics(self.folder) if points is None else points
+        last: dict[str, Any] = next((point for point in reversed(points) if "cost/seconds" in point), {})
+        said = [Cost.from_summary(data, gpu) for data in (self.summary() or {}, last)]
+        found = max((cost for cost in said if cost), key=lambda cost: cost.seconds, default=None)
+        return found and replace(found, disk_bytes=disk_bytes(self.folder))
 
     def policy(self, which: str = "best", device: str = "cpu") -> "Policy":
         """The trained policy. which: "best" on the validation split, "last", or "step_000000123456"."""
@@ -194,13 +209,14 @@ def overview(run: Run) -> dict[str, Any]:
     try:
         cfg, status = run.config(), run.status()
     except (ConfigError, OSError):
-        row = dict.fromkeys(("env", "agent", "seed", "status", "steps", "score", "solved", "steps_per_second"))
+        row = dict.fromkeys(("env", "agent", "seed", "status", "steps", "score", "solved", "steps_per_second", "cost"))
         return {**row, "run": str(run.folder), "status": "damaged"}
     summary = (run.summary() or {}) if status == "finished" else {}
     points = read_metrics(run.folder)
     last = points[-1] if points else {}
     evaluations = [point["eval/mean_reward"] for point in points if "eval/mean_reward" in point]
     speeds = [point["time/fps"] for point in points if "time/fps" in point]
+    cost = run.cost(points)
     return {
         "run": str(run.folder),
         **dict(zip(("env", "agent"), names(cfg), strict=True)),
@@ -210,4 +226,5 @@ def overview(run: Run) -> dict[str, Any]:
         "score": summary.get("score", evaluations[-1] if evaluations else None),
         "solved": summary.get("solved"),
         "steps_per_second": summary.get("steps_per_second", speeds[-1] if speeds else None),
+        "cost": cost and cost.to_summary(load_prices()),
     }

@@ -56,6 +56,11 @@ METRICS: dict[str, Metric] = {
     "time/total_timesteps": Metric("steps", "Environment steps since the run began, over all environments."),
     "time/iterations": Metric("iterations", "Calls of the agent's `iterate` since the run began."),
     "time/time_elapsed": Metric("s", "Wall time since this process began to train."),
+    "cost/seconds": Metric("s", "Wall time of all the run's processes, start-up included."),
+    "cost/core_seconds": Metric("s", "CPU time, user and system, of all the run's processes and those below them."),
+    "cost/gpu_seconds": Metric("s", "Wall time that a GPU was held."),
+    "cost/joules": Metric("J", "Energy: counted or estimated, as `energy_source` in summary.json says (docs/cost.md)."),
+    "cost/price": Metric("currency", "Price, by the file that RLSYS_PRICES names."),
     "train/learning_rate": Metric("1", "The optimiser's step size, as scheduled."),
     "train/loss": Metric("1", "The loss that is minimised, all terms together."),
     "train/policy_gradient_loss": Metric("1", "PPO's clipped surrogate, negated: the lower, the better."),
@@ -117,6 +122,11 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Speed": {
         "steps a second": ("time/fps",),
         "shares of the time": ("time/share_env", "time/share_policy", "time/share_learn", "time/share_idle"),
+    },
+    "Cost": {
+        "seconds": ("cost/seconds", "cost/core_seconds", "cost/gpu_seconds"),
+        "energy": ("cost/joules",),
+        "price": ("cost/price",),
     },
     "Health": {
         "entropy loss": ("train/entropy_loss",),

@@ -8,7 +8,7 @@ import gc
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from PIL import Image
 
 from rlsys import agents, checkpoint, config
 from rlsys.config import Config, ConfigError, SimConfig
+from rlsys.cost import Cost, Meter, Nvml, Prices, disk_bytes, load_prices
 from rlsys.evaluate import Report, final_report, held_out
 from rlsys.folder import Run, card, describe, hyperparameters, label, new_folder, write_whole
 from rlsys.log import Log, Pace, Progress
 from rlsys.networks import is_picture
 from rlsys.replay import record
 from rlsys.signals import Stop, stop_signals
-from rlsys.torchenv import DeviceError, Stopwatch, TorchEnv, make_env, origin, reward_threshold
+from rlsys.torchenv import DeviceError, Stopwatch, TorchEnv, make_env, origin, reward_threshold, wait
 
 
 class Preempted(Exception):
@@ -39,13 +40,19 @@ class Preempted(Exception):
 # -- training ------------------------------------------------------------------------------------------------------------
 
 
-def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: bool = False) -> Run:
+def train(
+    cfg: Config, *, resume: Run | None = None, command: str = "", quiet: bool = False, meter: Meter | None = None
+) -> Run:
     """Train what `cfg` describes, in a new folder, or go on in the folder of `resume`; returns the finished Run.
 
+    meter: what this process takes for the run; one that begins now, if None.
     Raises ConfigError, Preempted after SIGTERM or Ctrl-C (saved), RunLocked, and CheckpointError if nothing can be resumed.
     """
+    prices = load_prices()
+    meter = meter or Meter(prices)
     with config_errors(), memory_errors(cfg):  # before there is a folder: this agent may not be made for this env
         device, why = choose_device(cfg)
+        gpu = hold_gpu(meter, prices, quiet) if device == "cuda" else None
         threads = set_threads(cfg)
         env = training_env(cfg, device)
         agent = training_agent(cfg, env)
@@ -53,10 +60,12 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
     run = resume or Run(new_folder(cfg))
     with contextlib.closing(env), run.locked(), memory_errors(cfg), stop_signals() as stop:
         book = restore(run, agent, device, quiet) if resume else Book()
+        book.meter, book.prices = meter, prices
         start = agent.steps if resume else None
         where = "" if device == "cpu" or env.is_resident else f", envs on the cpu ({reason_against_residence(cfg)})"
         say(quiet, f"{run.folder}  on {device} ({why}){where}" + (f", from step {start:,}" if resume else ""))
-        describe(run, cfg, command, {"device": device, "threads": threads, "resumed_at": start, "sim": origin(cfg.env)})
+        facts = {"device": device, "gpu": gpu, "threads": threads, "resumed_at": start, "sim": origin(cfg.env)}
+        describe(run, cfg, command, facts)
 
         with Log(run.folder, resume_step=start) as log:
             log.describe(run.name, card(run), hyperparameters(config.flat(config.to_data(cfg))))
@@ -72,9 +81,11 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
             test = final_report(run.policy("best", device), cfg.env, cfg.test_episodes)
             log.write(agent.steps, {"test/mean_reward": test.mean, **test.generalisation()})
             log.end()
-        summarise(run, agent.steps, seconds, book, test)
+        summary = outcome(cfg, agent.steps, seconds, book, test)
+        write_summary(run, summary, book)
         if cfg.replay:
             picture(run, run.policy("best"), cfg, "final", quiet)
+            write_summary(run, summary, book)  # with what that cost
     return run
 
 
@@ -87,7 +98,11 @@ def restore(run: Run, agent: agents.Agent, device: str, quiet: bool) -> "Book":
     with config_errors(f"{path} does not fit this configuration: "):
         agent.load_state(state)
     say(quiet, *[f"skipped a damaged checkpoint: {reason}" for reason in rejected])
-    return Book(**state["book"])
+    book = state["book"]
+    cost = Cost(**book.get("cost", {}))  # older checkpoints have none
+    if (summary := run.summary()) and summary["steps"] == agent.steps:  # it was finished: tested, too
+        cost = Cost.from_summary(summary) or cost
+    return Book(**{**book, "cost": cost})
 
 
 @contextlib.contextmanager
@@ -129,15 +144,20 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
             metrics = agent.iterate(progress=agent.steps / cfg.total_timesteps)
         due.now = agent.steps
         book.iterations += 1
+        book.meter.tick()
 
         # log: the only place that waits for the device
         if due(cfg.log_every) if cfg.log_every else pace.due(book.elapsed) or due.at_end or stop.requested:
-            write({**agent.env.metrics(), **metrics, **book.clock(agent)})
+            wait(agent.env.device)
+            with book.logging:
+                write({**agent.env.metrics(), **metrics, **book.clock(agent), **book.costs()})
         progress.update(agent.steps)
 
         # evaluate: on a split that training never sees
         if due(cfg.eval_every):
-            report = held_out(agent.policy, cfg.env, cfg.eval_episodes, "validation")
+            wait(agent.env.device)
+            with book.evaluating:
+                report = held_out(agent.policy, cfg.env, cfg.eval_episodes, "validation")
             write(report.metrics())
             book.judge(agent.steps, report.mean, reward_threshold(cfg.env))
 
@@ -150,9 +170,11 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
         # save
         is_best = book.best_step == agent.steps
         if due(cfg.save_every) or is_best or stop.requested:
-            log.flush()
-            state = {**agent.state(), "book": book.state()}
-            checkpoint.save(run.checkpoints, agent.steps, state, keep=cfg.keep_checkpoints)
+            wait(agent.env.device)
+            with book.saving:
+                log.flush()
+                state = {**agent.state(), "book": book.state()}
+                checkpoint.save(run.checkpoints, agent.steps, state, keep=cfg.keep_checkpoints)
         if is_best:
             checkpoint.mark_best(run.checkpoints, agent.steps)
         if stop.requested and agent.steps < cfg.total_timesteps:
@@ -215,9 +237,12 @@ class Book:
     best: float | None = None  # highest mean return on the validation split
     best_step: int | None = None
     seconds_to_solve: float | None = None
+    cost: Cost = field(default_factory=Cost)  # of earlier processes
 
     def __post_init__(self):
-        self.iterating = Stopwatch()
+        self.iterating, self.logging = Stopwatch(), Stopwatch()
+        self.evaluating, self.saving = Stopwatch(), Stopwatch()
+        self.meter, self.prices = Meter(), None  # of this process; what its owner pays
         self.begin(0)
 
     def begin(self, step: int) -> None:
@@ -255,14 +280,24 @@ class Book:
             "time/total_timesteps": agent.steps,
         }
 
+    def spent(self) -> Cost:
+        """What the run has cost, over all processes, but for its folder."""
+        return self.cost + self.meter.read()
+
+    def costs(self) -> dict[str, float]:
+        """The same as metrics; with the price, if there are prices."""
+        spent = self.spent()
+        price = self.prices and self.prices.price(spent)
+        return spent.metrics() if price is None else {**spent.metrics(), "cost/price": price}
+
     def state(self) -> dict[str, Any]:
-        return {**asdict(self), "seconds": self.elapsed}
+        return {**asdict(self), "seconds": self.elapsed, "cost": asdict(self.spent())}
 
 
-def summarise(run: Run, steps: int, seconds: float, book: Book, test: Report) -> None:
-    """Write summary.json, the outcome."""
-    threshold = reward_threshold(run.config().env)
-    summary = {
+def outcome(cfg: Config, steps: int, seconds: float, book: Book, test: Report) -> dict[str, Any]:
+    """What summary.json says, but for what it cost."""
+    threshold = reward_threshold(cfg.env)
+    return {
         "score": test.mean,
         "score_normalised": test.score,
         "score_reference": test.scale and test.scale.reference,
@@ -277,7 +312,13 @@ def summarise(run: Run, steps: int, seconds: float, book: Book, test: Report) ->
         "solved": None if threshold is None else test.mean >= threshold,
         "seconds_to_solve": book.seconds_to_solve,
     }
-    write_whole(run.folder / "summary.json", json.dumps(summary, indent=2))
+
+
+def write_summary(run: Run, summary: dict[str, Any], book: Book) -> None:
+    """Write summary.json: the outcome, and what it has cost until now."""
+    spent = replace(book.spent(), disk_bytes=disk_bytes(run.folder))
+    text = json.dumps({**summary, **spent.to_summary(book.prices)}, indent=2)
+    write_whole(run.folder / "summary.json", text)
 
 
 # -- the machine ---------------------------------------------------------------------------------------------------------
@@ -333,6 +374,19 @@ def choose_device(cfg: Config) -> tuple[str, str]:
     if cfg.num_envs >= GPU_FROM:
         return "cuda", f"{GPU_FROM} envs or more"
     return "cpu", f"fewer than {GPU_FROM} envs of small observations; device=cuda overrides"
+
+
+def hold_gpu(meter: Meter, prices: Prices | None, quiet: bool = False) -> str:
+    """Let the meter count the GPU that torch uses; its name. ConfigError if there are prices of GPUs, but none of it."""
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    if prices:
+        prices.check_gpu(found.name)
+    uuid = str(getattr(found, "uuid", ""))
+    name = found.name.replace("/", " ")  # a key of a checkpoint
+    reason = meter.hold(name, lambda: Nvml(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"))
+    if reason:
+        say(quiet, f"the GPU's energy is estimated: {reason}")
+    return name
 
 
 CORES = torch.get_num_threads()  # before anybody changed it

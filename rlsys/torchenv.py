@@ -28,7 +28,18 @@ from rlsys.config import AtariConfig, GymnasiumConfig, SimConfig
 from rlsys.networks import ObsSpec, Part
 from rlsys.policy import ActionSpec
 
-__all__ = ["DeviceError", "Episodes", "Scale", "Slot", "Step", "Stopwatch", "TorchEnv", "make_env", "reward_threshold"]
+__all__ = [
+    "DeviceError",
+    "Episodes",
+    "Scale",
+    "Slot",
+    "Step",
+    "Stopwatch",
+    "TorchEnv",
+    "make_env",
+    "reward_threshold",
+    "wait",
+]
 
 EPISODE_WINDOW = 100  # rollout/ep_rew_mean is the mean over at least this many last episodes, as in SB3
 
@@ -75,15 +86,23 @@ class Slot(NamedTuple):
 
 
 class Stopwatch:
-    """`with stopwatch:` adds what passes to `seconds`, of the host's time: a GPU may still be at it."""
+    """`with stopwatch:` adds what passes to `seconds`, of the host's time: a GPU may still be at it. times: how often."""
 
     seconds = 0.0
+    times = 0
 
     def __enter__(self) -> None:
         self._began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
         self.seconds += time.perf_counter() - self._began
+        self.times += 1
+
+
+def wait(device: str | torch.device) -> None:
+    """Until the device has done what it was asked to."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
 
 
 class Episodes:

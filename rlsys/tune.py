@@ -16,6 +16,7 @@ from rlsys import agents
 from rlsys.config import Config, ConfigError, resolve, to_data
 from rlsys.provenance import usable_cores
 from rlsys.run import set_threads, training_agent, training_env
+from rlsys.torchenv import wait
 
 ENVS = (0.0625, 0.25, 1.0, 4.0, 16.0)  # times the configured num_envs
 LEAST_SECONDS = 0.3  # of measuring a candidate
@@ -47,10 +48,7 @@ def probe(cfg: Config, seconds: float) -> Probe:
     env = training_env(cfg, cfg.device)
     try:
         agent = training_agent(cfg, env)
-        for _ in range(WARM_UP):
-            if is_learning(agent.iterate(0.0)):
-                break
-        wait(cfg.device)
+        warm_up(agent, cfg.device)
         first = time.perf_counter() - began
         steps, updates = agent.steps, getattr(agent, "updates", 0)
         began, iterations = time.perf_counter(), 0
@@ -74,15 +72,25 @@ def probe(cfg: Config, seconds: float) -> Probe:
         env.close()
 
 
+def warm_up(agent: agents.Agent, device: str) -> list[tuple[int, float]]:
+    """Iterate until it learns: from then on all is compiled, and an iteration takes what most of a run's take.
+
+    Returns the steps and seconds of each iteration that only collected; in the first one kernels are loaded.
+    """
+    collecting = []
+    for _ in range(WARM_UP):
+        began, steps = time.perf_counter(), agent.steps
+        learns = is_learning(agent.iterate(0.0))
+        wait(device)
+        if learns:
+            break
+        collecting.append((agent.steps - steps, time.perf_counter() - began))
+    return collecting
+
+
 def is_learning(metrics: dict[str, Any]) -> bool:
     """Whether an iteration has taken gradient steps: DQN's first ones only collect."""
     return any(name.startswith("train/") and "loss" in name for name in metrics)
-
-
-def wait(device: str) -> None:
-    """Until the device has done what it was asked to."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def tune(cfg: Config, seconds: float = 20.0) -> Iterator[Probe]:

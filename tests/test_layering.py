@@ -31,6 +31,7 @@ LEVELS = {
     "rlsys.events": 2,
     "rlsys.log": 2,
     "rlsys.folder": 2,
+    "rlsys.cost": 2,
     "rlsys.readers": 2,
     "rlsys.agents": 3,
     "rlsys.agents.ppo": 3,
@@ -47,6 +48,7 @@ LEVELS = {
     "rlsys.report": 4,
     "rlsys.run": 4,
     "rlsys.tune": 4,
+    "rlsys.estimate": 4,
     "rlsys.sweep": 4,
     "rlsys.sweep.spec": 3,
     "rlsys.sweep.study": 3,
@@ -65,6 +67,7 @@ ONLY = {
     "tensorboard": {"rlsys.events"},
     "safetensors": {"rlsys.checkpoint"},
     "optuna": {"rlsys.sweep.study"},
+    "pynvml": {"rlsys.cost"},
     "sqlalchemy": {"rlsys.sweep.study"},
     "omegaconf": {"rlsys.config", "rlsys.cli"},
 }

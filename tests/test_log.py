@@ -61,7 +61,7 @@ def write_many(log, steps):
 
 def test_every_tag_has_a_unit_and_a_meaning_that_is_a_sentence():
     for tag, metric in METRICS.items():
-        assert re.fullmatch(r"(rollout|time|train|eval|test)/[a-z_]+", tag)
+        assert re.fullmatch(r"(rollout|time|cost|train|eval|test)/[a-z_]+", tag)
         assert metric.unit
         assert metric.meaning.endswith(".")
 
@@ -275,7 +275,7 @@ def test_resuming_doubles_neither_the_description_nor_the_layout_and_forgets_the
 
 
 def test_charts_are_of_tags_that_are_known_and_a_run_has_those_of_its_own(tmp_path):
-    assert list(CHARTS) == ["Learning", "Evaluation", "Speed", "Health"]
+    assert list(CHARTS) == ["Learning", "Evaluation", "Speed", "Cost", "Health"]
     assert all(tag in METRICS for charts in CHARTS.values() for tags in charts.values() for tag in tags)
     with Log(tmp_path) as log:
         log.write(1, {"train/loss": 1.0, "time/fps": 1.0})

@@ -51,7 +51,7 @@ def wait_for_checkpoints(cwd: Path, count: int) -> None:
 def learned(folder: Path) -> dict:
     """All that decides the future of the newest checkpoint, but for the clock."""
     state = checkpoint.load(checkpoint.newest(folder / "checkpoints")[0])
-    state["book"] = {key: value for key, value in state["book"].items() if "seconds" not in key}
+    state["book"] = {key: value for key, value in state["book"].items() if "seconds" not in key and key != "cost"}
     return state
 
 
@@ -64,7 +64,7 @@ def same(a, b, path: str = "") -> bool:
 
 
 def metrics(folder: Path) -> list[dict]:
-    return [{k: v for k, v in point.items() if not k.startswith("time/")} for point in read_metrics(folder)]
+    return [{k: v for k, v in point.items() if not k.startswith(("time/", "cost/"))} for point in read_metrics(folder)]
 
 
 @pytest.mark.parametrize("arguments", [PPO_RUN, DQN_RUN, PQN_RUN], ids=["ppo", "dqn", "pqn"])

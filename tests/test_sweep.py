@@ -29,7 +29,8 @@ from optuna.exceptions import StorageInternalError
 
 from rlsys import cli, config, sweep
 from rlsys.config import ConfigError, SweepConfig, resolve_sweep
-from rlsys.folder import is_held
+from rlsys.cost import Cost
+from rlsys.folder import find, is_held
 from rlsys.sweep import StorageLost, Sweep, Trial, extend, reopen
 from rlsys.sweep.jobs import Job, Slot, make_slots, room, visible_gpus
 from rlsys.sweep.spec import Parameter, Spec, centre, plan
@@ -256,6 +257,30 @@ def test_several_objectives_make_a_front_of_what_no_other_beats_in_all(tmp_path,
     assert front == [("0.001", [500.0, pytest.approx(1.001)]), ("0.0001", [400.0, pytest.approx(1.0001)])]
 
 
+def test_energy_is_an_objective(tmp_path, train):
+    space = {"agent.learning_rate": Parameter("choice", ["0.0001", "0.001", "0.01"])}
+    study = swept(planned(tmp_path, space, [0], sampler="grid", objective=["score", "joules"]), train)
+    front = [(row.params["agent.learning_rate"], row.values) for row in study.best()]
+    assert front == [("0.001", [500.0, pytest.approx(50.05)]), ("0.0001", [400.0, pytest.approx(50.005)])]
+
+
+def test_the_cost_of_a_sweep_is_that_of_all_its_runs(tmp_path, train):
+    study = swept(planned(tmp_path, sampler="grid"), train)
+    cost = study.cost()
+    assert (cost.seconds, cost.core_seconds, cost.energy_source) == (3 * 2 * 5, 3 * 2 * 10, "rapl")
+    assert cost.joules == pytest.approx(2 * 50 * (3 + 0.001 + 0.01 + 0.1))
+    assert cost.disk_bytes == sum(run.cost().disk_bytes for run in find(str(tmp_path))) > 0
+
+
+def test_failed_trials_and_runs_that_go_on_cost_what_they_have_taken_once(tmp_path, train):
+    fixed = ["agent.gamma=0.54"]  # there is no objective in the end
+    study = swept(planned(tmp_path / "a", seeds=[0], fixed=fixed, trials=2, objective=["steps"]), train)
+    assert study.counts()["failed"] == 2
+    assert study.cost().seconds == 2 * 5
+    study.charge(0, 0, Cost(seconds=7.0))  # the same run, which went on
+    assert study.cost().seconds == 7 + 5
+
+
 def test_an_objective_that_a_run_does_not_measure_fails_its_trials(tmp_path, train):
     fixed = ["agent.gamma=0.54"]
     study = swept(planned(tmp_path, seeds=[0], fixed=fixed, trials=1, objective=["steps"], retries=3), train)
@@ -308,7 +333,9 @@ def test_a_pruner_stops_a_bad_trial_by_its_first_seed(pruner, tmp_path, train, m
     assert [row.state for row in study.rows()] == ["finished", "finished", "pruned"]
     assert starts(tmp_path) == {"0000/s0": 1, "0000/s1": 1, "0001/s0": 1, "0001/s1": 1, "0002/s0": 1}
     run = next((tmp_path / "trials" / "0002").rglob("metrics.jsonl"))
-    assert 1 <= len(run.read_text().splitlines()) < 5
+    lines = len(run.read_text().splitlines())
+    assert 1 <= lines < 5
+    assert study.cost().seconds == 4 * 5 + lines
     assert not (run.parent / "summary.json").exists()
 
 
@@ -969,6 +996,8 @@ def test_a_sweep_from_the_command_line_trains_shows_and_can_be_resumed(tmp_path)
         assert best["seeds"][seed]["test"] == summary["score"]
     listed = json.loads(rlsys("runs", "mine", "--json").stdout)
     assert sorted(row["seed"] for row in listed) == [1, 2]
+    assert shown["cost"]["cost/joules"] == pytest.approx(sum(row["cost"]["cost/joules"] for row in listed))
+    assert "all runs, of failed and pruned trials too: " in done.stdout
     again = rlsys("sweep", "resume", "mine", "sweep.trials=2", "sweep.workers=1")
     assert again.returncode == 0, again.stderr
     assert "2 finished" in again.stdout

@@ -190,6 +190,7 @@ class Sweep:
             for job in [job for job in self.stopping if job.has_ended()]:
                 self.stopping.remove(job)
                 self.free.append(job.slot)
+                self._charge(job)
             self.fill()
             if time.monotonic() > self._looked + LOOK_SECONDS and self._look():
                 return
@@ -228,14 +229,8 @@ class Sweep:
             self.free.remove(slot)
             trial.pending.remove(seed)
             trial.jobs[seed] = job = Job(trial.number, seed, folder, slot)
-            given = [*self._given(slot), *trial.taken.overrides, f"seed={seed}"]
+            given = [*self.spec.given(slot.threads), *trial.taken.overrides, f"seed={seed}"]
             job.start([*self.train, "--quiet"], given, self.how.memory)
-
-    def _given(self, slot: Slot) -> list[str]:
-        """What is typed for every run, and what a run of a sweep does unless told otherwise."""
-        typed = {override.partition("=")[0] for override in self.spec.fixed}
-        usual = {"threads": slot.threads, "replay": "false"}
-        return [f"{key}={value}" for key, value in usual.items() if key not in typed] + self.spec.fixed
 
     def _next(self, held_back: list[int]) -> tuple[Trial, int] | None:
         """The first seed without a run, but those that wait until the others of their trial are done."""
@@ -281,6 +276,7 @@ class Sweep:
             if has_ended and trial.number in self.trials:
                 del trial.jobs[seed]
                 self.free.append(job.slot)
+                self._charge(job)
                 self._ended(trial, job)
             if trial.number not in self.trials:
                 return
@@ -326,6 +322,12 @@ class Sweep:
         error = f"the run's summary has no {missing[0]}: it cannot be an objective here" if missing else job.complaint()
         self._decide(trial, self.study.fail(trial.number, error))
 
+    def _charge(self, job: Job) -> None:
+        """Note what a run has cost that has ended, however it did; if it goes on later, more."""
+        cost = job.cost()
+        if cost is not None:
+            self.study.charge(job.number, job.seed, cost)
+
     def _decide(self, trial: Trial, is_mine: bool = True) -> None:
         """The trial is finished, pruned or failed: what still runs of it is stopped."""
         self._drop(trial)
@@ -353,6 +355,8 @@ class Sweep:
             time.sleep(POLL_SECONDS)
         if self.study.is_lost:
             return
+        for job in jobs:
+            self._charge(job)
         for trial in self.trials.values():
             for seed, job in trial.jobs.items():  # it may have come to its end first
                 result = job.result(self.spec.sweep.objective)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.config import ConfigError, SweepConfig
+from rlsys.cost import Cost
 from rlsys.folder import Run, find, is_held
 from rlsys.log import Follower
 from rlsys.provenance import usable_cores
@@ -185,6 +186,11 @@ class Job:
         found = {name: summary.get(tag) for name, (tag, _) in OBJECTIVES.items()}
         kept = {name: value for name, value in found.items() if name in objectives or value is not None}
         return {**kept, "test": summary.get("score"), "run": str(run.folder)}
+
+    def cost(self) -> Cost | None:
+        """What the run has cost until now, if it says so."""
+        run = self.run()
+        return run.cost() if run else None
 
     def complaint(self) -> str:
         """Why there is no outcome: how the process ended, and the last that it said."""

@@ -25,6 +25,7 @@ OBJECTIVES: dict[str, tuple[str, Literal["maximize", "minimize"]]] = {
     "score": ("validation/best_mean_reward", "maximize"),
     "seconds": ("seconds", "minimize"),
     "steps": ("steps", "minimize"),
+    "joules": ("cost/joules", "minimize"),
 }
 
 
@@ -46,6 +47,17 @@ class Parameter:
         if self.kind == "int":
             return str(trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log))
         return repr(float(trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)))
+
+    def draw(self, random: random.Random) -> str:
+        """A value, each as likely as the other, as one would type it."""
+        if self.kind == "choice":
+            return random.choice(self.choices)
+        if self.step is not None:
+            return repr(random.choice(self.all() or [self.low]))
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        found = random.uniform(low, high)
+        value = min(max(math.exp(found) if self.log else found, self.low), self.high)
+        return str(round(value)) if self.kind == "int" else repr(value)
 
     def corners(self) -> list[str]:
         """Every choice, or the ends of the interval."""
@@ -128,6 +140,12 @@ class Spec:
     def held_back(self) -> list[int]:
         """The seeds that wait until the pruner has seen the others."""
         return self.seeds[self.sweep.pruner_seeds :] if self.reads_curves else []
+
+    def given(self, threads: int) -> list[str]:
+        """What is typed for every run, and what a run of a sweep does unless told otherwise."""
+        typed = {override.partition("=")[0] for override in self.fixed}
+        usual = {"threads": threads, "replay": "false"}
+        return [f"{key}={value}" for key, value in usual.items() if key not in typed] + self.fixed
 
     @property
     def reads_curves(self) -> bool:

@@ -5,8 +5,9 @@ as were asked for. A process takes one by moving it from waiting to running, whi
 signs it; only then are its values chosen, from all that is known by then. Each process says from time to time that it
 lives; the trials of one that is dead are taken over with their numbers, values and finished seeds.
 
-What a study's attributes hold: "spec" (`Spec` as plain data) and "worker:<id>" (`_Worker`) for the study; "owner",
-"seed:<seed>" (a run's outcome) and "error" for a trial.
+What a study's attributes hold: "spec" (`Spec` as plain data), "worker:<id>" (`_Worker`) and "cost:<trial>:<seed>" (a run's
+`Cost`, which a trial that is finished could not be told any more) for the study; "owner", "seed:<seed>" (a run's outcome) and
+"error" for a trial.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from rlsys.config import ConfigError
+from rlsys.cost import Cost, total
 from rlsys.folder import is_held
 from rlsys.statistics import bootstrap_interval
 from rlsys.sweep.spec import OBJECTIVES, Spec, centre
@@ -384,6 +386,11 @@ class Study:
                 return bool(self._study.pruner.prune(self._study, self._frozen(number)))
         return True
 
+    @_steadily
+    def charge(self, number: int, seed: int, cost: Cost) -> None:
+        """A run has cost this, in all."""
+        self._study.set_user_attr(f"cost:{number}:{seed}", asdict(cost))
+
     def finish(self, number: int, results: list[dict[str, Any]]) -> bool:
         """All seeds are done: the trial's values are their centres."""
         values = [float(centre([result[name] for result in results])) for name in self.spec.sweep.objective]
@@ -416,6 +423,11 @@ class Study:
         """How many trials are waiting, running, finished, pruned, failed."""
         states = [STATES[trial.state.name] for trial in self._study.get_trials(deepcopy=False)]
         return {name: states.count(name) for name in STATES.values()}
+
+    @_steadily
+    def cost(self) -> Cost:
+        """What all runs that have ended cost together, those of failed and pruned trials too."""
+        return total(Cost(**data) for key, data in self._study.user_attrs.items() if key.startswith("cost:"))
 
     @_steadily
     def row(self, number: int) -> Row:
