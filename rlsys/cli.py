@@ -197,10 +197,11 @@ def train(argv: list[str]) -> int:
     multirun = bool(set(argv) & {"-m", "--multirun"})
     overrides = [normalised(arg) for arg in argv if arg not in ("-m", "--multirun")]
     given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
-    if (pattern := given.pop("resume", "null")) != "null":
-        if multirun:
-            raise UsageError("resume= goes on with one run: leave out -m.")
-        return resume_run(pattern, given, command, quiet)
+    for key, go_on in {"resume": resume_run, "init": init_run}.items():
+        if (pattern := given.pop(key, "null")) != "null":
+            if multirun:
+                raise UsageError(f"{key}= goes on with one run: leave out -m.")
+            return go_on(pattern, given, command, quiet)
 
     overrides = [*searched, *overrides]
     jobs = [compose(job) for job in (grid(overrides) if multirun else [overrides])]
@@ -248,22 +249,45 @@ def train_one(config: Any, command: str, quiet: bool, resume: Any = None) -> flo
 
 def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool) -> int:
     """Go on with a run, by its own configuration and what is typed on top of it."""
-    import yaml
-
     from rlsys import config as config_module
     from rlsys.folder import find_one
 
     found = find_one(pattern)
-    if fixed := given.keys() & {"env", "agent", "experiment"}:
-        raise UsageError(f"a resumed run keeps its env and agent: leave out {sorted(fixed)[0]}=.")
-    try:
-        values = {key: yaml_value(yaml.safe_load(value)) for key, value in given.items()}
-    except yaml.YAMLError as error:
-        raise UsageError(" ".join(str(error).split())) from None
-    config = config_module.load(found.folder / "config.yaml", values)
+    if "init" in given:
+        raise UsageError("a resumed run has begun already: leave out init=, or resume=.")
+    config = config_module.load(found.folder / "config.yaml", typed_values(given))
     check_env(config)
     train_one(config, command, quiet, resume=found)
     return OK
+
+
+def init_run(pattern: str, given: dict[str, str], command: str, quiet: bool) -> int:
+    """Begin a run from another's checkpoint: by that one's configuration, and what is typed on top of it."""
+    from dataclasses import replace
+
+    from rlsys import checkpoint, config as config_module
+    from rlsys.folder import Run, find_one
+
+    is_checkpoint = Path(pattern, checkpoint.MANIFEST).exists()
+    path = Path(pattern) if is_checkpoint else checkpoint.newest(find_one(pattern).checkpoints)[0]
+    path = path.resolve()  # `best` and `last` may point elsewhere tomorrow
+    step, parent = checkpoint.verify(path)["step"], Run(path.parent.parent)
+    config = config_module.descend(parent.folder / "config.yaml", step, typed_values(given))
+    check_env(config)
+    train_one(replace(config, init=str(path)), command, quiet)
+    return OK
+
+
+def typed_values(given: dict[str, str]) -> dict[str, Any]:
+    """What is typed on top of a run's own configuration, as values; not the choices that make up a run."""
+    import yaml
+
+    if fixed := given.keys() & {"env", "agent", "experiment"}:
+        raise UsageError(f"a run that goes on keeps its env and agent: leave out {sorted(fixed)[0]}=.")
+    try:
+        return {key: yaml_value(yaml.safe_load(value)) for key, value in given.items()}
+    except yaml.YAMLError as error:
+        raise UsageError(" ".join(str(error).split())) from None
 
 
 def print_outcome(finished: Any, summary: dict[str, Any]) -> None:
