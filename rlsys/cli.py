@@ -59,6 +59,11 @@ usage: rlsys train [key=value ...] [-m] [--cfg job] [--info] [--quiet] [--config
   --config-dir DIR        look in DIR too for env=, agent= and experiment= (DIR/experiment/<name>.yaml)
   --allow-import MODULE   let env.id be "MODULE:Name-v0", which runs that module's code
 
+  resume=RUN              go on with a run, in its folder
+  init=RUN                begin a new run where that one (or a folder in its checkpoints/) is, with its configuration and
+                          what is typed on top: agent.learning_rate=1e-4 total_timesteps=2e6
+  schedule=[{{from_step:50000,agent.learning_rate:1e-4}}]  change keys of the agent on the way
+
 What to choose from (conf/<group>/, and the sims of installed packages):
 {groups}
 Every key, with its default (every *_every counts environment steps, of all envs together):
@@ -80,6 +85,10 @@ else is as for `rlsys train`:
   'agent.learning_rate=tag(log,interval(1e-4,1e-2))'  alike to each power of ten
   seed=1,2,3                                        the seeds of each trial
 
+sweep.mode=pbt (or sweep=pbt, with values for PPO) trains a population instead, each member in segments of sweep.interval
+steps: one of the worst 20 % copies weights, optimiser, envs and values of one of the best, and its values are perturbed.
+The lineage of the best is left as one run with a schedule, which trains it again to the bit.
+
 A trial is judged by its best mean return on the validation split: the interquartile mean over its seeds (of fewer than
 4 the mean). Each of its runs is an ordinary one, in trials/ in the sweep's folder.
 
@@ -93,6 +102,18 @@ Every key, with its default; resume and join take those of this machine ({own}),
 
 # Keys of a sweep that belong to the machine.
 OWN_KEYS = ("workers", "gpus_per_worker", "jobs_per_gpu", "memory", "retries", "dir", "storage")
+
+# Keys that are of no use in the other mode, and why.
+SEARCH_KEYS = {
+    "trials": "there are sweep.population members of total_timesteps / sweep.interval segments",
+    "seeds": "there is one for each member",
+    "objective": "the score is what is compared",
+    **dict.fromkeys(("sampler", "random_trials"), "values are drawn at random, and then perturbed"),
+    **dict.fromkeys(
+        ("pruner", "pruner_trials", "pruner_seeds", "pruner_warmup"), "bad members are replaced, not stopped"
+    ),
+}
+PBT_KEYS = dict.fromkeys(("population", "interval", "quantile", "resample"), "there is no population (sweep.mode=pbt)")
 
 # Keys under which a user may write what no schema lists.
 FREE_FORM = ("env.params.", "env.kwargs.", "agent.hyperparameters.")
@@ -265,7 +286,8 @@ def init_run(pattern: str, given: dict[str, str], command: str, quiet: bool) -> 
     """Begin a run from another's checkpoint: by that one's configuration, and what is typed on top of it."""
     from dataclasses import replace
 
-    from rlsys import checkpoint, config as config_module
+    from rlsys import checkpoint
+    from rlsys import config as config_module
     from rlsys.folder import Run, find_one
 
     is_checkpoint = Path(pattern, checkpoint.MANIFEST).exists()
@@ -588,7 +610,7 @@ def key_lines(prefix: str, schema: type) -> str:
     said = dict(re.findall(r"^    (\w+):.*?  # (.*)$", inspect.getsource(schema), re.M))
     lines = ""
     for name, value in dataclasses.asdict(schema()).items():
-        if name in ("env", "agent", "name", "resume"):
+        if name in ("env", "agent", "name", "resume", "init"):
             continue
         shown = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         offered = fields[name].metadata.get("choices", ())
@@ -1082,7 +1104,13 @@ def sweep(argv: list[str]) -> int:
         work = sweeps.Sweep(study, folder, settings, compose_checked, train=train_command, quiet=quiet)
         if not quiet:
             room = f"{len(work.free)} at a time, {work.free[0].threads} threads each"
-            print(f"{folder}  {study.spec.trials} trials of {len(study.spec.seeds)} seeds, {room}", flush=True)
+            spec = study.spec
+            what = f"{spec.trials} trials of {len(spec.seeds)} seeds"
+            if spec.is_population:
+                what = (
+                    f"{spec.sweep.population} members, {spec.segments} segments of {spec.sweep.interval:,} steps each"
+                )
+            print(f"{folder}  {what}, {room}", flush=True)
         gc.enable()  # main has it off while all is imported
         try:
             work.run()
@@ -1119,6 +1147,10 @@ def compose_sweep(overrides: list[str]) -> tuple[Any, list[str]]:
         raise UsageError(explain(error, settings)) from None
     data = composed["sweep"]
     space = data.pop("space")
+    for text in settings:
+        key = text.partition("=")[0].removeprefix("sweep.")
+        if mode := {"pbt": SEARCH_KEYS, "search": PBT_KEYS}.get(data["mode"], {}).get(key):
+            raise UsageError(f"{text}: with sweep.mode={data['mode']} {mode}: leave it out.")
     return resolve_sweep(data), [f"{key}={value}" for key, value in space.items()]
 
 
@@ -1136,6 +1168,8 @@ def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[
         if key in ("run_dir", "resume"):
             instead = "sweep.dir=FOLDER" if key == "run_dir" else "rlsys sweep resume FOLDER"
             raise UsageError(f"{text}: a sweep has its own folder: {instead}.")
+        if key == "init":
+            raise UsageError(f"{text}: the runs of a sweep begin anew: leave it out.")
         try:
             parsed = OverridesParser.create().parse_override(normalised(text))
             value = parsed.value()
@@ -1215,6 +1249,7 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
                 {
                     "study": study.spec.name,
                     "best": [r.number for r in best],
+                    **({"lineage": study.lineage(best[0].number)} if best and study.spec.is_population else {}),
                     "trials": [to_json(study, r) for r in rows],
                 }
             )
@@ -1229,6 +1264,12 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
     if not best:
         return complain("no trial has finished.", FAILED)
     tests = [result["test"] for result in best[0].seeds.values()]
+    if study.spec.is_population:
+        chain = study.lineage(best[0].number)
+        members = ", ".join(str(study.spec.member(number)) for number in chain)
+        print(
+            f"* descends from trials {', '.join(map(str, chain[:-1]))} (members {members})." if len(chain) > 1 else ""
+        )
     print(f"* {title}. Trial {best[0].number} scores {' '.join(short(test) for test in tests)} on the test split.")
     if (folder / "experiment" / "best.yaml").exists():
         print(f"train it: rlsys train --config-dir {shlex.quote(str(folder))} experiment=best")

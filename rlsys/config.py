@@ -188,10 +188,10 @@ class SB3Config:
 
 
 # Keys of an agent that shape its networks or its memory, and so cannot change while it is trained.
-BUILT_IN = frozenset(
-    "name algo hidden encoder activation layer_norm dueling normalize_observations log_std_init "
-    "buffer_size n_step prioritized_replay".split()
-)
+BUILT_IN = frozenset({
+    "name", "algo", "hidden", "encoder", "activation", "layer_norm", "dueling", "normalize_observations", "log_std_init",
+    "buffer_size", "n_step", "prioritized_replay",
+})  # fmt: skip
 
 # -- the whole -----------------------------------------------------------------------------------------------------------
 
@@ -241,6 +241,8 @@ class Config:
 class SweepConfig:
     """How `rlsys sweep` searches. What it searches is typed as values to choose from: agent.gamma=choice(0.98,0.99)."""
 
+    # search: trials apart from each other; pbt: population-based training, whose members copy the best (see below)
+    mode: str = choice("search", "pbt")
     trials: int = ranged(50, 1, 10**6)  # sets of values that are tried; sampler=grid: at most as many as the grid has
     seeds: int = ranged(3, 1, 1000)  # runs of a trial, with seeds from `seed` on; seed=1,2,3 names them instead
     objective: list[str] = several("score", "seconds", "steps")  # several make a Pareto front
@@ -251,6 +253,12 @@ class SweepConfig:
     pruner_trials: int = ranged(5, 0)  # pruner=median: finished ones, before it stops any
     pruner_seeds: int = ranged(1, 1, 1000)  # the first ones, whose mean it looks at; the others wait for their end
     pruner_warmup: int = ranged(1, 1)  # evaluations of a run before it may be stopped
+    population: int = ranged(8, 2, 10_000)  # mode=pbt: members, with seeds from `seed` on
+    interval: int = ranged(50_000, 1, 10**11)  # mode=pbt: environment steps of a member between two comparisons
+    quantile: float = ranged(0.2, 0, 0.5)  # mode=pbt: the share of the worst that copy one of as many best
+    resample: float = ranged(
+        0.25, 0, 1
+    )  # mode=pbt: probability that a copied value is drawn anew, not moved by 0.8 or 1.2
     retries: int = ranged(0, 0, 100)  # of a run that failed
     workers: int | None = ranged(None, 1, 4096)  # runs side by side on this machine; null: one a core, or as GPUs allow
     gpus_per_worker: int = ranged(0, 0, 64)  # 0: none is seen

@@ -48,6 +48,7 @@ LEVELS = {
     "rlsys.tune": 4,
     "rlsys.sweep": 4,
     "rlsys.sweep.spec": 3,
+    "rlsys.sweep.pbt": 3,
     "rlsys.sweep.study": 3,
     "rlsys.sweep.jobs": 3,
     "rlsys.sweep.view": 3,

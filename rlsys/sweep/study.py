@@ -3,10 +3,11 @@
 All trials are made at the start, waiting and without values: however many processes work on a study, it has as many trials
 as were asked for. A process takes one by moving it from waiting to running, which the storage lets one process do, and
 signs it; only then are its values chosen, from all that is known by then. Each process says from time to time that it
-lives; the trials of one that is dead are taken over with their numbers, values and finished seeds.
+lives; the trials of one that is dead are taken over with their numbers, values and finished seeds. Of a population
+(sweep/pbt.py) a trial is a segment of a member, which can be taken once the one before has ended.
 
 What a study's attributes hold: "spec" (`Spec` as plain data) and "worker:<id>" (`_Worker`) for the study; "owner",
-"seed:<seed>" (a run's outcome) and "error" for a trial.
+"seed:<seed>" (a run's outcome), "error", and "start" (`pbt.Start`) for a trial.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ import numpy as np
 from rlsys.config import ConfigError
 from rlsys.folder import is_held
 from rlsys.statistics import bootstrap_interval
+from rlsys.sweep import pbt
 from rlsys.sweep.spec import OBJECTIVES, Spec, centre
 
 try:
@@ -151,6 +153,8 @@ class Taken:
     overrides: list[str]
     results: dict[int, dict[str, Any]]  # outcomes of the seeds that are done
     reported: set[int]  # what the pruner has seen
+    seeds: list[int]  # of its runs
+    parent: int | None = None  # the trial from whose checkpoint its run starts
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ class Row:
     error: str | None
     owner: str | None
     seconds: float | None  # from taking it to its end
+    parent: int | None = None  # of a population: the trial whose end it goes on from
 
 
 @dataclass
@@ -299,8 +304,11 @@ class Study:
 
     @_steadily
     def claim(self) -> Taken | None:
-        """The first waiting trial, with values chosen now; None if none waits."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        """The first waiting trial, with values chosen now; None if none waits that could begin."""
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in [trial for trial in trials if trial.state == TrialState.WAITING]:
+            if self.spec.is_population and not _has_ended(trials, trial.number - self.spec.sweep.population):
+                continue
             with contextlib.suppress(UpdateFinishedTrialError):
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     self._sign(trial._trial_id)
@@ -323,13 +331,30 @@ class Study:
         self._storage.set_trial_user_attr(trial_id, "owner", self.me)
 
     def _taken(self, trial_id: int) -> Taken:
-        """A trial with its values: those that it has, and those that it lacks from the sampler."""
+        """A trial with its values: those that it has, and those that it lacks from the sampler, or from its parent."""
         with _quiet():
-            self._study.sampler = make_sampler(self.spec, self._storage.get_trial(trial_id).number)
+            number = self._storage.get_trial(trial_id).number
+            seeds, parent = self.spec.seeds, None
+            if self.spec.is_population:
+                parent = self._start(trial_id, number)
+                seeds = [self.spec.seeds[self.spec.member(self.lineage(number)[0])]]
+            self._study.sampler = make_sampler(self.spec, number)
             trial = optuna.trial.Trial(self._study, trial_id)
             overrides = [f"{key}={parameter.suggest(trial, key)}" for key, parameter in self.spec.space.items()]
         frozen = self._storage.get_trial(trial_id)
-        return Taken(frozen.number, overrides, _seeds(frozen), set(frozen.intermediate_values))
+        return Taken(frozen.number, overrides, _seeds(frozen), set(frozen.intermediate_values), seeds, parent)
+
+    def _start(self, trial_id: int, number: int) -> int | None:
+        """Decide how a segment begins, if that has not been decided, and see that it gets those values; its parent."""
+        trials = self._study.get_trials(deepcopy=False)
+        found = trials[number].user_attrs.get("start")
+        if found is None:
+            scores = {t.number: _score(t) for t in trials if t.state.is_finished()}
+            chosen = pbt.start(self.spec, number, scores, {t.number: dict(t.params) for t in trials})
+            found = asdict(chosen)
+            self._storage.set_trial_user_attr(trial_id, "start", found)
+        self._storage.set_trial_system_attr(trial_id, "fixed_params", found["values"])
+        return found["parent"]
 
     @_steadily
     def is_mine(self, number: int) -> bool:
@@ -413,11 +438,27 @@ class Study:
             error=trial.user_attrs.get("error"),
             owner=trial.user_attrs.get("owner"),
             seconds=(trial.datetime_complete - trial.datetime_start).total_seconds() if ended else None,  # type: ignore
+            parent=trial.user_attrs.get("start", {}).get("parent"),
         )
 
     @_steadily
+    def lineage(self, number: int) -> list[int]:
+        """A trial and those that it descends from, the first one first."""
+        trials, found = self._study.get_trials(deepcopy=False), [number]
+        while (parent := trials[found[0]].user_attrs.get("start", {}).get("parent")) is not None:
+            found.insert(0, parent)
+        return found
+
+    @_steadily
     def best(self) -> list[Row]:
-        """The best finished trial; with several objectives all that no other beats in each, by the first one. May be empty."""
+        """The best finished trial; with several objectives all that no other beats in each, by the first one. May be empty.
+
+        Of a population the best of those that have come furthest.
+        """
+        if self.spec.is_population:
+            finished = [row for row in self.rows() if row.values]
+            furthest = [row for row in finished if self.spec.end(row.number) == self.spec.end(finished[-1].number)]
+            return sorted(furthest, key=lambda row: -(row.values or [0.0])[0])[:1]
         if not self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             return []
         if len(self.spec.sweep.objective) == 1:
@@ -460,6 +501,15 @@ def _close(storage: BaseStorage) -> None:
     if isinstance(storage, optuna.storages.RDBStorage):
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _has_ended(trials: list[FrozenTrial], number: int) -> bool:
+    """Whether a trial has ended; those before the first one have."""
+    return number < 0 or trials[number].state.is_finished()
+
+
+def _score(trial: FrozenTrial) -> float | None:
+    return trial.value if trial.state == TrialState.COMPLETE else None
 
 
 def _seeds(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
