@@ -113,7 +113,9 @@ SEARCH_KEYS = {
         ("pruner", "pruner_trials", "pruner_seeds", "pruner_warmup"), "bad members are replaced, not stopped"
     ),
 }
-PBT_KEYS = dict.fromkeys(("population", "interval", "quantile", "resample"), "there is no population (sweep.mode=pbt)")
+PBT_KEYS = dict.fromkeys(
+    ("population", "interval", "quantile", "resample"), "there is no population; with sweep.mode=pbt there is"
+)
 
 # Keys under which a user may write what no schema lists.
 FREE_FORM = ("env.params.", "env.kwargs.", "agent.hyperparameters.")
@@ -1086,6 +1088,10 @@ def sweep(argv: list[str]) -> int:
     rest = [arg for arg in argv if not arg.startswith(("sweep.", "sweep="))]
     if verb is None:
         settings, preset = compose_sweep(own)
+        for text in own:
+            key = text.partition("=")[0].removeprefix("sweep.")
+            if reason := (SEARCH_KEYS if settings.mode == "pbt" else PBT_KEYS).get(key):
+                raise UsageError(f"{text}: with sweep.mode={settings.mode} {reason}: leave it out.")
         fixed, space, seeds = search_space([*preset, *rest])
         from rlsys import sweep as sweeps
         from rlsys.sweep.spec import plan
@@ -1107,9 +1113,7 @@ def sweep(argv: list[str]) -> int:
             spec = study.spec
             what = f"{spec.trials} trials of {len(spec.seeds)} seeds"
             if spec.is_population:
-                what = (
-                    f"{spec.sweep.population} members, {spec.segments} segments of {spec.sweep.interval:,} steps each"
-                )
+                what = f"{spec.sweep.population} members, {spec.segments} segments of {spec.interval:,} steps each"
             print(f"{folder}  {what}, {room}", flush=True)
         gc.enable()  # main has it off while all is imported
         try:
@@ -1147,10 +1151,6 @@ def compose_sweep(overrides: list[str]) -> tuple[Any, list[str]]:
         raise UsageError(explain(error, settings)) from None
     data = composed["sweep"]
     space = data.pop("space")
-    for text in settings:
-        key = text.partition("=")[0].removeprefix("sweep.")
-        if mode := {"pbt": SEARCH_KEYS, "search": PBT_KEYS}.get(data["mode"], {}).get(key):
-            raise UsageError(f"{text}: with sweep.mode={data['mode']} {mode}: leave it out.")
     return resolve_sweep(data), [f"{key}={value}" for key, value in space.items()]
 
 
@@ -1267,9 +1267,7 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
     if study.spec.is_population:
         chain = study.lineage(best[0].number)
         members = ", ".join(str(study.spec.member(number)) for number in chain)
-        print(
-            f"* descends from trials {', '.join(map(str, chain[:-1]))} (members {members})." if len(chain) > 1 else ""
-        )
+        print(f"* lineage: trials {', '.join(map(str, chain))} (of members {members}).")
     print(f"* {title}. Trial {best[0].number} scores {' '.join(short(test) for test in tests)} on the test split.")
     if (folder / "experiment" / "best.yaml").exists():
         print(f"train it: rlsys train --config-dir {shlex.quote(str(folder))} experiment=best")

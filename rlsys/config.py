@@ -254,7 +254,7 @@ class SweepConfig:
     pruner_seeds: int = ranged(1, 1, 1000)  # the first ones, whose mean it looks at; the others wait for their end
     pruner_warmup: int = ranged(1, 1)  # evaluations of a run before it may be stopped
     population: int = ranged(8, 2, 10_000)  # mode=pbt: members, with seeds from `seed` on
-    interval: int = ranged(50_000, 1, 10**11)  # mode=pbt: environment steps of a member between two comparisons
+    interval: int | None = ranged(None, 1, 10**11)  # mode=pbt: steps between two comparisons; null: a tenth of the run
     quantile: float = ranged(0.2, 0, 0.5)  # mode=pbt: the share of the worst that copy one of as many best
     resample: float = ranged(
         0.25, 0, 1

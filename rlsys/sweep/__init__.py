@@ -373,4 +373,4 @@ class Sweep:
                 schedule.append({"from_step": spec.end(rows[i - 1].number), **changes})
         ends = {"stop_at": spec.end(row.number)} if spec.end(row.number) < spec.steps else {}
         seed = spec.seeds[spec.member(rows[0].number)]
-        return {**made[0], "eval_every": spec.sweep.interval, "seed": seed, "schedule": schedule, **ends}
+        return {**made[0], "eval_every": spec.interval, "seed": seed, "schedule": schedule, **ends}

@@ -26,6 +26,14 @@ class Start:
     values: dict[str, Any]
 
 
+def can_begin(spec: Spec, number: int, scores: Mapping[int, float | None]) -> bool:
+    """Whether the member's last segment has ended, and, if it failed, there is another to go on from, or will be none."""
+    before, earlier = number - spec.sweep.population, range(number - number % spec.sweep.population)
+    if before < 0 or before not in scores:
+        return before < 0
+    return any(scores.get(trial) is not None for trial in earlier) or all(trial in scores for trial in earlier)
+
+
 def start(spec: Spec, number: int, scores: Mapping[int, float | None], values: Mapping[int, dict[str, Any]]) -> Start:
     """How trial `number` begins.
 

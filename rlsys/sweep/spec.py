@@ -148,9 +148,9 @@ class Spec:
                 raise ConfigError(
                     f"{text}: with sweep.mode=pbt a run is a segment of a member, evaluated at its end: leave {key} out."
                 )
-        if self.sweep.interval >= self.steps:
+        if self.interval >= self.steps:
             raise ConfigError(
-                f"sweep.interval={self.sweep.interval} leaves nothing to compare: it must be below "
+                f"sweep.interval={self.interval} leaves nothing to compare: it must be below "
                 f"total_timesteps={self.steps}, such as {max(1, self.steps // 10)}."
             )
         if len(self.seeds) != self.sweep.population:
@@ -166,16 +166,21 @@ class Spec:
         return self.sweep.mode == "pbt"
 
     @property
+    def interval(self) -> int:
+        """Steps of a segment."""
+        return self.sweep.interval or math.ceil(self.steps / 10)
+
+    @property
     def segments(self) -> int:
         """Of each member."""
-        return math.ceil(self.steps / self.sweep.interval)
+        return math.ceil(self.steps / self.interval)
 
     def member(self, number: int) -> int:
         return number % self.sweep.population
 
     def end(self, number: int) -> int:
         """The step at which a segment ends, or rather the first iteration at or after it."""
-        return min((number // self.sweep.population + 1) * self.sweep.interval, self.steps)
+        return min((number // self.sweep.population + 1) * self.interval, self.steps)
 
     @property
     def pruner(self) -> str:
@@ -240,6 +245,13 @@ def plan(fixed: list[str], space: dict[str, Parameter], seeds: list[int], sweep:
     spec = Spec(name, fixed, space, seeds, max(1, evaluations), sweep, config.total_timesteps)
     for seed in seeds:
         compose([*fixed, f"seed={seed}"])
+    if spec.is_population:
+        longest = config.num_envs * _rollout(config.agent, space)
+        if longest > spec.interval:
+            raise ConfigError(
+                f"sweep.interval={spec.interval} is shorter than one iteration, which takes {longest} steps: raise it, or "
+                "lower num_envs or n_steps."
+            )
     if config.device == "cuda" and not sweep.gpus_per_worker:
         raise ConfigError("device=cuda: the runs of a sweep see no GPU but with sweep.gpus_per_worker=1 or more.")
     corners = {key: parameter.corners() for key, parameter in space.items()}
@@ -248,6 +260,14 @@ def plan(fixed: list[str], space: dict[str, Parameter], seeds: list[int], sweep:
         for value in values:
             _check_value(key, value, fixed, corners, compose, draw)
     return spec
+
+
+def _rollout(agent: Any, space: dict[str, Parameter]) -> int:
+    """The most steps that each env makes in an iteration, as far as it is told by n_steps."""
+    searched = next((parameter for key, parameter in space.items() if key.endswith(".n_steps")), None)
+    if searched:
+        return max(int(float(text)) for text in searched.corners())
+    return int(getattr(agent, "n_steps", 0) or getattr(agent, "hyperparameters", {}).get("n_steps", 0))
 
 
 def _check_value(

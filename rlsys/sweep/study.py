@@ -248,6 +248,10 @@ class Study:
     def add_trials(self, trials: int | None = None) -> None:
         """Make trials until there are as many as the spec says, or `trials`."""
         if trials is not None:
+            if self.spec.is_population:
+                raise ConfigError(
+                    f"sweep.trials={trials}: a population has as many segments as its schedules reach to."
+                )
             data = self.spec.to_data()
             data["sweep"]["trials"] = trials
             self.spec = Spec.from_data(data)
@@ -307,7 +311,7 @@ class Study:
         """The first waiting trial, with values chosen now; None if none waits that could begin."""
         trials = self._study.get_trials(deepcopy=False)
         for trial in [trial for trial in trials if trial.state == TrialState.WAITING]:
-            if self.spec.is_population and not _has_ended(trials, trial.number - self.spec.sweep.population):
+            if self.spec.is_population and not pbt.can_begin(self.spec, trial.number, _scores(trials)):
                 continue
             with contextlib.suppress(UpdateFinishedTrialError):
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
@@ -349,8 +353,7 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         found = trials[number].user_attrs.get("start")
         if found is None:
-            scores = {t.number: _score(t) for t in trials if t.state.is_finished()}
-            chosen = pbt.start(self.spec, number, scores, {t.number: dict(t.params) for t in trials})
+            chosen = pbt.start(self.spec, number, _scores(trials), {t.number: dict(t.params) for t in trials})
             found = asdict(chosen)
             self._storage.set_trial_user_attr(trial_id, "start", found)
         self._storage.set_trial_system_attr(trial_id, "fixed_params", found["values"])
@@ -503,13 +506,10 @@ def _close(storage: BaseStorage) -> None:
         storage.engine.dispose()
 
 
-def _has_ended(trials: list[FrozenTrial], number: int) -> bool:
-    """Whether a trial has ended; those before the first one have."""
-    return number < 0 or trials[number].state.is_finished()
-
-
-def _score(trial: FrozenTrial) -> float | None:
-    return trial.value if trial.state == TrialState.COMPLETE else None
+def _scores(trials: list[FrozenTrial]) -> dict[int, float | None]:
+    """Of those that have ended; None for one that failed."""
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    return {trial.number: trial.value if trial.state == TrialState.COMPLETE else None for trial in ended}
 
 
 def _seeds(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
