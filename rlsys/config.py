@@ -331,7 +331,8 @@ def descend(path: Path, step: int, overrides: dict[str, Any]) -> Config:
     another: ConfigError names a key of env, the seed, num_envs, or one that shapes the networks.
     """
     parent = load(path)
-    part = next((part for until, part in phases(parent) if step < until), phases(parent)[-1][1])
+    parts = phases(dataclasses.replace(parent, stop_at=None))
+    part = next((part for until, part in parts if step < until), parts[-1][1])
     later = [entry for entry in parent.schedule if entry["from_step"] > step]
     new = {"schedule": later, "stop_at": None, "init": None, "resume": None, "run_dir": Config.run_dir}
     data = {**to_data(part), **new}
