@@ -256,9 +256,7 @@ class SweepConfig:
     population: int = ranged(8, 2, 10_000)  # mode=pbt: members, with seeds from `seed` on
     interval: int | None = ranged(None, 1, 10**11)  # mode=pbt: steps between two comparisons; null: a tenth of the run
     quantile: float = ranged(0.2, 0, 0.5)  # mode=pbt: the share of the worst that copy one of as many best
-    resample: float = ranged(
-        0.25, 0, 1
-    )  # mode=pbt: probability that a copied value is drawn anew, not moved by 0.8 or 1.2
+    resample: float = ranged(0.25, 0, 1)  # mode=pbt: probability that a copied value is drawn anew, not moved
     retries: int = ranged(0, 0, 100)  # of a run that failed
     workers: int | None = ranged(None, 1, 4096)  # runs side by side on this machine; null: one a core, or as GPUs allow
     gpus_per_worker: int = ranged(0, 0, 64)  # 0: none is seen

@@ -56,11 +56,8 @@ def train(cfg: Config, *, resume: Run | None = None, command: str = "", quiet: b
         book = restore(run, cfg, agent, device, quiet) if resume else book
         start = agent.steps if resume else None
         where = "" if device == "cpu" or env.is_resident else f", envs on the cpu ({reason_against_residence(cfg)})"
-        say(
-            quiet,
-            f"{run.folder}  on {device} ({why}){where}"
-            + (f", from step {agent.steps:,}" if resume or cfg.init else ""),
-        )
+        where += f", from step {agent.steps:,}" if resume or cfg.init else ""
+        say(quiet, f"{run.folder}  on {device} ({why}){where}")
         describe(run, cfg, command, {"device": device, "threads": threads, "resumed_at": start, "sim": origin(cfg.env)})
 
         with Log(run.folder, resume_step=start) as log:
@@ -140,8 +137,9 @@ def memory_errors(cfg: Config) -> Iterator[None]:
 def changed(agent: agents.Agent, cfg: Config) -> agents.Agent:
     """An agent with the hyperparameters of `cfg` in the state of `agent`, as if the run had been resumed with them."""
     state = agent.state()
-    new = training_agent(cfg, agent.env)
-    new.load_state(state)
+    with config_errors(f"schedule, at step {agent.steps}: "):
+        new = training_agent(cfg, agent.env)
+        new.load_state(state)
     new.learning = agent.learning
     return new
 

@@ -42,18 +42,16 @@ def shown_trial(study: Study, row: Row) -> dict[str, str]:
         "trial": str(row.number),
         "state": row.state,
         ", ".join(study.spec.sweep.objective): shown_values(study, row) or (error[-1][:60] if error else ""),
-        **(
-            _shown_segment(study, row)
-            if study.spec.is_population
-            else {"seeds": f"{len(row.seeds)}/{len(study.spec.seeds)}"}
-        ),
+        **_shown_place(study, row),
         "seconds": "" if row.seconds is None else f"{row.seconds:.1f}",
         "values": shown_params(row),
     }
 
 
-def _shown_segment(study: Study, row: Row) -> dict[str, str]:
-    """Where a population's trial belongs: its member, the step it ends at, the trial that it goes on from."""
+def _shown_place(study: Study, row: Row) -> dict[str, str]:
+    """How many seeds are done; of a population's trial its member, the step it ends at, and the trial that it goes on from."""
+    if not study.spec.is_population:
+        return {"seeds": f"{len(row.seeds)}/{len(study.spec.seeds)}"}
     member = study.spec.member(row.number)
     other = row.parent is not None and study.spec.member(row.parent) != member
     return {
