@@ -52,17 +52,10 @@ def _shown_place(study: Study, row: Row) -> dict[str, str]:
     """How many seeds are done; of a population's trial its member, the step it ends at, and the trial that it goes on from."""
     if not study.spec.is_population:
         return {"seeds": f"{len(row.seeds)}/{len(study.spec.seeds)}"}
-    member = study.spec.member(row.number)
-    other = row.parent is not None and study.spec.member(row.parent) != member
-    return {
-        "member": str(member),
-        "to step": f"{study.spec.end(row.number):,}",
-        "from trial": ""
-        if row.parent is None
-        else f"{row.parent} (member {study.spec.member(row.parent)})"
-        if other
-        else str(row.parent),
-    }
+    member, parent = study.spec.member(row.number), "" if row.parent is None else str(row.parent)
+    if row.parent is not None and study.spec.member(row.parent) != member:
+        parent += f" (member {study.spec.member(row.parent)})"
+    return {"member": str(member), "to step": f"{study.spec.end(row.number):,}", "from trial": parent}
 
 
 def to_json(study: Study, row: Row) -> dict[str, Any]:
