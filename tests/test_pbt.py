@@ -105,6 +105,8 @@ def test_of_few_that_have_ended_at_most_half_are_the_worst(tmp_path):
     assert parents(spec, 0, {0: 1.0}) == {0}
     assert parents(spec, 0, {0: 1.0, 3: 2.0}) == {3}
     assert parents(spec, 3, {0: 1.0, 3: 2.0}) == {3}
+    spec = planned(tmp_path, quantile=0.5)
+    assert [parents(spec, member, {0: 1.0, 1: 2.0, 2: 3.0}) for member in range(3)] == [{2}, {1}, {2}]
 
 
 def test_among_equals_nobody_copies(tmp_path):
@@ -262,19 +264,18 @@ def test_a_population_all_of_which_fails_comes_to_its_end(tmp_path):
 
 
 def test_how_a_segment_begins_stays_decided_when_its_process_dies(tmp_path):
-    spec = planned(tmp_path, population=2, patience=1)
-    study, _ = sweep.create(spec)
+    study, _ = sweep.create(planned(tmp_path, population=3, patience=1))
     study.enlist(tmp_path / "workers")
-    for number, score in ((0, 1.0), (1, 2.0)):
-        study.finish(study.claim().number, [{"score": score}])
-        assert study.row(number).parent is None
+    for _ in range(3):
+        study.claim()
+    study.finish(0, [{"score": 1.0}])
+    study.finish(1, [{"score": 2.0}])
     taken = study.claim()
-    assert taken.parent == 1
+    assert (taken.number, taken.parent) == (3, 1)
+    study.finish(2, [{"score": 9.0}])  # from which it would go on now
     study.leave()
     other, _ = reopen(str(tmp_path))
     other.enlist(tmp_path / "workers")
-    mine = other.claim()  # meanwhile there are other results
-    other.finish(mine.number, [{"score": 9.0}])
     assert other.take_over(9) == [taken]
     other.leave()
 
