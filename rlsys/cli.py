@@ -62,6 +62,11 @@ usage: rlsys train [key=value ...] [-m] [--cfg job] [--info] [--quiet] [--config
   --config-dir DIR        look in DIR too for env=, agent= and experiment= (DIR/experiment/<name>.yaml)
   --allow-import MODULE   let env.id be "MODULE:Name-v0", which runs that module's code
 
+  resume=RUN              go on with a run, in its folder
+  init=RUN                begin a new run where that one (or a folder in its checkpoints/) is, with its configuration and
+                          what is typed on top: agent.learning_rate=1e-4 total_timesteps=2e6
+  schedule=[{{from_step:50000,agent.learning_rate:1e-4}}]  change keys of the agent on the way
+
 What to choose from (conf/<group>/, and the sims of installed packages):
 {groups}
 Every key, with its default (every *_every counts environment steps, of all envs together):
@@ -83,6 +88,10 @@ else is as for `rlsys train`:
   'agent.learning_rate=tag(log,interval(1e-4,1e-2))'  alike to each power of ten
   seed=1,2,3                                        the seeds of each trial
 
+sweep.mode=pbt (or sweep=pbt, with values for PPO) trains a population instead, each member in segments of sweep.interval
+steps: one of the worst 20 % copies weights, optimiser, envs and values of one of the best, and its values are perturbed.
+The lineage of the best is left as one run with a schedule, which trains it again to the bit.
+
 A trial is judged by its best mean return on the validation split: the interquartile mean over its seeds (of fewer than
 4 the mean). Each of its runs is an ordinary one, in trials/ in the sweep's folder.
 
@@ -96,6 +105,20 @@ Every key, with its default; resume and join take those of this machine ({own}),
 
 # Keys of a sweep that belong to the machine.
 OWN_KEYS = ("workers", "gpus_per_worker", "jobs_per_gpu", "memory", "retries", "dir", "storage")
+
+# Keys that are of no use in the other mode, and why.
+SEARCH_KEYS = {
+    "trials": "there are sweep.population members of total_timesteps / sweep.interval segments",
+    "seeds": "there is one for each member",
+    "objective": "the score is what is compared",
+    **dict.fromkeys(("sampler", "random_trials"), "values are drawn at random, and then perturbed"),
+    **dict.fromkeys(
+        ("pruner", "pruner_trials", "pruner_seeds", "pruner_warmup"), "bad members are replaced, not stopped"
+    ),
+}
+PBT_KEYS = dict.fromkeys(
+    ("population", "interval", "quantile", "resample"), "there is no population; with sweep.mode=pbt there is"
+)
 
 # Keys under which a user may write what no schema lists.
 FREE_FORM = ("env.params.", "env.train_params.", "env.kwargs.", "agent.hyperparameters.")
@@ -203,10 +226,11 @@ def train(argv: list[str]) -> int:
     multirun = bool(set(argv) & {"-m", "--multirun"})
     overrides = [normalised(arg) for arg in argv if arg not in ("-m", "--multirun")]
     given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
-    if (pattern := given.pop("resume", "null")) != "null":
-        if multirun:
-            raise UsageError("resume= goes on with one run: leave out -m.")
-        return resume_run(pattern, given, command, quiet, meter)
+    for key, go_on in {"resume": resume_run, "init": init_run}.items():
+        if (pattern := given.pop(key, "null")) != "null":
+            if multirun:
+                raise UsageError(f"{key}= goes on with one run: leave out -m.")
+            return go_on(pattern, given, command, quiet, meter)
 
     overrides = [*searched, *overrides]
     jobs = [compose(job) for job in (grid(overrides) if multirun else [overrides])]
@@ -254,22 +278,46 @@ def train_one(config: Any, command: str, quiet: bool, resume: Any = None, meter:
 
 def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool, meter: Any) -> int:
     """Go on with a run, by its own configuration and what is typed on top of it."""
-    import yaml
-
     from rlsys import config as config_module
     from rlsys.folder import find_one
 
     found = find_one(pattern)
-    if fixed := given.keys() & {"env", "agent", "experiment"}:
-        raise UsageError(f"a resumed run keeps its env and agent: leave out {sorted(fixed)[0]}=.")
-    try:
-        values = {key: yaml_value(yaml.safe_load(value)) for key, value in given.items()}
-    except yaml.YAMLError as error:
-        raise UsageError(" ".join(str(error).split())) from None
-    config = config_module.load(found.folder / "config.yaml", values)
+    if "init" in given:
+        raise UsageError("a resumed run has begun already: leave out init=, or resume=.")
+    config = config_module.load(found.folder / "config.yaml", typed_values(given))
     check_env(config)
     train_one(config, command, quiet, resume=found, meter=meter)
     return OK
+
+
+def init_run(pattern: str, given: dict[str, str], command: str, quiet: bool, meter: Any) -> int:
+    """Begin a run from another's checkpoint: by that one's configuration, and what is typed on top of it."""
+    from dataclasses import replace
+
+    from rlsys import checkpoint
+    from rlsys import config as config_module
+    from rlsys.folder import Run, find_one
+
+    is_checkpoint = Path(pattern, checkpoint.MANIFEST).exists()
+    path = Path(pattern) if is_checkpoint else checkpoint.newest(find_one(pattern).checkpoints)[0]
+    path = path.resolve()  # `best` and `last` may point elsewhere tomorrow
+    step, parent = checkpoint.verify(path)["step"], Run(path.parent.parent)
+    config = config_module.descend(parent.folder / "config.yaml", step, typed_values(given))
+    check_env(config)
+    train_one(replace(config, init=str(path)), command, quiet, meter=meter)
+    return OK
+
+
+def typed_values(given: dict[str, str]) -> dict[str, Any]:
+    """What is typed on top of a run's own configuration, as values; not the choices that make up a run."""
+    import yaml
+
+    if fixed := given.keys() & {"env", "agent", "experiment"}:
+        raise UsageError(f"a run that goes on keeps its env and agent: leave out {sorted(fixed)[0]}=.")
+    try:
+        return {key: yaml_value(yaml.safe_load(value)) for key, value in given.items()}
+    except yaml.YAMLError as error:
+        raise UsageError(" ".join(str(error).split())) from None
 
 
 def print_outcome(finished: Any, summary: dict[str, Any]) -> None:
@@ -587,7 +635,7 @@ def key_lines(prefix: str, schema: type) -> str:
     said = dict(re.findall(r"^    (\w+):.*?  # (.*)$", inspect.getsource(schema), re.M))
     lines = ""
     for name, value in dataclasses.asdict(schema()).items():
-        if name in ("env", "agent", "name", "resume"):
+        if name in ("env", "agent", "name", "resume", "init"):
             continue
         shown = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         offered = fields[name].metadata.get("choices", ())
@@ -1125,7 +1173,7 @@ def planned_runs(argv: list[str], searched: list[str], multirun: bool) -> tuple[
 
     own = [normalised(arg) for arg in argv if arg.startswith(("sweep.", "sweep="))]
     rest = [arg for arg in argv if not arg.startswith(("sweep.", "sweep="))]
-    if resumed := next((arg for arg in rest if arg.startswith("resume=")), None):
+    if resumed := next((arg for arg in rest if arg.startswith(("resume=", "init="))), None):
         raise UsageError(f"{resumed}: estimate says what a whole run takes: leave it out.")
     environment = dict(os.environ)
     if multirun:
@@ -1139,8 +1187,8 @@ def planned_runs(argv: list[str], searched: list[str], multirun: bool) -> tuple[
     from rlsys.sweep.jobs import room
     from rlsys.sweep.spec import plan
 
-    spec, slots = plan([*searched, *fixed], space, seeds, settings, compose_checked), room(settings)
-    runs = spec.trials * len(spec.seeds)
+    spec, slots = plan([*searched, *fixed], space, seeds, settings, compose_checked), room(settings, Path())
+    runs = len(spec.seeds) * (1 if spec.is_population else spec.trials)  # a member has a seed of its own
     slots = slots[:runs]
     draw, configs, wanted = random.Random(settings.sampler_seed), [], min(runs, max(PROBED_POINTS, len(slots)))
     for _ in range(10 * wanted):  # some combinations may be none
@@ -1199,6 +1247,10 @@ def sweep(argv: list[str]) -> int:
     rest = [arg for arg in argv if not arg.startswith(("sweep.", "sweep="))]
     if verb is None:
         settings, preset = compose_sweep(own)
+        for text in own:
+            key = text.partition("=")[0].removeprefix("sweep.")
+            if reason := (SEARCH_KEYS if settings.mode == "pbt" else PBT_KEYS).get(key):
+                raise UsageError(f"{text}: with sweep.mode={settings.mode} {reason}: leave it out.")
         fixed, space, seeds = search_space([*preset, *rest])
         from rlsys import sweep as sweeps
         from rlsys.sweep.spec import plan
@@ -1217,7 +1269,11 @@ def sweep(argv: list[str]) -> int:
         work = sweeps.Sweep(study, folder, settings, compose_checked, train=train_command, quiet=quiet)
         if not quiet:
             room = f"{len(work.free)} at a time, {work.free[0].threads} threads each"
-            print(f"{folder}  {study.spec.trials} trials of {len(study.spec.seeds)} seeds, {room}", flush=True)
+            spec = study.spec
+            what = f"{spec.trials} trials of {len(spec.seeds)} seeds"
+            if spec.is_population:
+                what = f"{spec.sweep.population} members, {spec.segments} segments of {spec.interval:,} steps each"
+            print(f"{folder}  {what}, {room}", flush=True)
         gc.enable()  # main has it off while all is imported
         try:
             work.run()
@@ -1272,6 +1328,8 @@ def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[
         if key in ("run_dir", "resume"):
             instead = "sweep.dir=FOLDER" if key == "run_dir" else "rlsys sweep resume FOLDER"
             raise UsageError(f"{text}: a sweep has its own folder: {instead}.")
+        if key == "init":
+            raise UsageError(f"{text}: the runs of a sweep begin anew: leave it out.")
         try:
             parsed = OverridesParser.create().parse_override(normalised(text))
             value = parsed.value()
@@ -1354,6 +1412,7 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
                 {
                     "study": study.spec.name,
                     "best": [r.number for r in best],
+                    **({"lineage": study.lineage(best[0].number)} if best and study.spec.is_population else {}),
                     "trials": [to_json(study, r) for r in rows],
                     "cost": study.cost().to_summary(load_prices()),
                 }
@@ -1371,6 +1430,10 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
     if not best:
         return complain("no trial has finished.", FAILED)
     tests = [result["test"] for result in best[0].seeds.values()]
+    if study.spec.is_population:
+        chain = study.lineage(best[0].number)
+        members = ", ".join(str(study.spec.member(number)) for number in chain)
+        print(f"* lineage: trials {', '.join(map(str, chain))} (of members {members}).")
     print(f"* {title}. Trial {best[0].number} scores {' '.join(short(test) for test in tests)} on the test split.")
     if (folder / "experiment" / "best.yaml").exists():
         print(f"train it: rlsys train --config-dir {shlex.quote(str(folder))} experiment=best")

@@ -191,6 +191,12 @@ class SB3Config:
     normalize_observations: bool = False
 
 
+# Keys of an agent that shape its networks or its memory, and so cannot change while it is trained.
+BUILT_IN = frozenset({
+    "name", "algo", "hidden", "encoder", "activation", "layer_norm", "dueling", "normalize_observations", "log_std_init",
+    "buffer_size", "n_step", "prioritized_replay",
+})  # fmt: skip
+
 # -- the whole -----------------------------------------------------------------------------------------------------------
 
 ENVS: dict[str, type] = {"gymnasium": GymnasiumConfig, "atari": AtariConfig}  # any other name is a sim
@@ -216,6 +222,9 @@ class Config:
     threads: int | None = ranged(None, 1, 1024)  # that learn, on the CPU; null: by the size of the work
     run_dir: str = "runs"  # where the run gets its folder
     resume: str | None = None
+    init: str | None = None  # start from this run, or from one of its checkpoints: weights, optimiser, envs, step count
+    stop_at: int | None = ranged(None, 1, 10**11)  # end at this step; total_timesteps still is what schedules reach to
+    schedule: list[dict[str, Any]] = field(default_factory=list)  # [{from_step: 50000, agent.learning_rate: 1e-4}, ...]
     log_every: int = ranged(0, 0)  # 0: by the clock, each 300th of the time so far; 1: each iteration
     eval_every: int = ranged(50_000, 0)  # 0: only at the end
     eval_episodes: int = ranged(20, 1, 10**6)  # at each evaluation during training
@@ -226,11 +235,18 @@ class Config:
     histograms_every: int = ranged(0, 0)  # of weights and actions, in TensorBoard; 0: never
     replay: bool = True  # leave a replay of the trained policy in the run folder
 
+    @property
+    def end(self) -> int:
+        """The step at which the run ends."""
+        return self.stop_at or self.total_timesteps
+
 
 @dataclass(frozen=True)
 class SweepConfig:
     """How `rlsys sweep` searches. What it searches is typed as values to choose from: agent.gamma=choice(0.98,0.99)."""
 
+    # search: trials apart from each other; pbt: population-based training, whose members copy the best (see below)
+    mode: str = choice("search", "pbt")
     trials: int = ranged(50, 1, 10**6)  # sets of values that are tried; sampler=grid: at most as many as the grid has
     seeds: int = ranged(3, 1, 1000)  # runs of a trial, with seeds from `seed` on; seed=1,2,3 names them instead
     objective: list[str] = several("score", "seconds", "steps", "joules")  # several make a Pareto front
@@ -241,6 +257,10 @@ class SweepConfig:
     pruner_trials: int = ranged(5, 0)  # pruner=median: finished ones, before it stops any
     pruner_seeds: int = ranged(1, 1, 1000)  # the first ones, whose mean it looks at; the others wait for their end
     pruner_warmup: int = ranged(1, 1)  # evaluations of a run before it may be stopped
+    population: int = ranged(8, 2, 10_000)  # mode=pbt: members, with seeds from `seed` on
+    interval: int | None = ranged(None, 1, 10**11)  # mode=pbt: steps between two comparisons; null: a tenth of the run
+    quantile: float = ranged(0.2, 0, 0.5)  # mode=pbt: the share of the worst that copy one of as many best
+    resample: float = ranged(0.25, 0, 1)  # mode=pbt: probability that a copied value is drawn anew, not moved
     retries: int = ranged(0, 0, 100)  # of a run that failed
     workers: int | None = ranged(None, 1, 4096)  # runs side by side on this machine; null: one a core, or as GPUs allow
     gpus_per_worker: int = ranged(0, 0, 64)  # 0: none is seen
@@ -258,8 +278,89 @@ def resolve(data: dict[str, Any]) -> Config:
     data["env"] = build(ENVS.get(env.get("name", ""), SimConfig), env, "env")
     data["agent"] = build(AGENTS[_known("agent.name", agent.get("name", "ppo"), AGENTS)], agent, "agent")
     config = build(Config, data, "")
-    _check_together(config)
+    if config.end > config.total_timesteps:
+        raise ConfigError(f"stop_at={config.stop_at} is beyond total_timesteps={config.total_timesteps}: raise that.")
+    for _, part in phases(config):
+        _check_together(part)
     return config
+
+
+# -- changes in mid-run --------------------------------------------------------------------------------------------------
+
+
+def may_change(key: str) -> bool:
+    """Whether a key, as it is typed, may have another value once training has begun."""
+    group, _, name = key.partition(".")
+    return group == "agent" and bool(name) and name.partition(".")[0] not in BUILT_IN
+
+
+def phases(config: Config) -> list[tuple[int, Config]]:
+    """The run, cut where `schedule` changes it: (the step a part ends at, its Config without a schedule), in order.
+
+    A part's hyperparameters hold in all iterations that begin before its end. ConfigError for a schedule that cannot be.
+    """
+    parts, begun = [(config.end, dataclasses.replace(config, schedule=[]))], 0
+    for i, entry in enumerate(config.schedule):
+        where, changes = f"schedule[{i}]", flat(entry)
+        step = changes.pop("from_step", None)
+        if type(step) is not int or not begun < step < config.total_timesteps:
+            raise ConfigError(
+                f"{where}.from_step={step!r} must be an integer above {begun} and below total_timesteps="
+                f"{config.total_timesteps}: entries are in order."
+            )
+        for key in changes:
+            if not may_change(key):
+                raise ConfigError(
+                    f"{where}: {key} cannot change while a run trains; only keys of the agent can, but for "
+                    f"{', '.join(sorted(BUILT_IN))}."
+                )
+        _, last = parts[-1]
+        data = _overlaid({"agent": to_data(last)["agent"]}, changes)["agent"]
+        try:
+            agent = build(type(last.agent), data, "agent")
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        parts[-1] = min(step, config.end), last
+        parts.append((config.end, dataclasses.replace(last, agent=agent)))
+        begun = step
+    return parts
+
+
+def descend(path: Path, step: int, overrides: dict[str, Any]) -> Config:
+    """The Config of a new run that starts from a checkpoint at `step` of the run with the config.yaml `path`.
+
+    It is that run's, as it was at that step, with `overrides` (dotted keys) on top. What the checkpoint holds cannot be
+    another: ConfigError names a key of env, the seed, num_envs, or one that shapes the networks.
+    """
+    parent = load(path)
+    parts = phases(dataclasses.replace(parent, stop_at=None))
+    part = next((part for until, part in parts if step < until), parts[-1][1])
+    later = [entry for entry in parent.schedule if entry["from_step"] > step]
+    new = {"schedule": later, "stop_at": None, "init": None, "resume": None, "run_dir": Config.run_dir}
+    data = {**to_data(part), **new}
+    known = flat(data)
+    for key, value in overrides.items():
+        is_kept = key in ("seed", "num_envs") or key.startswith("env.") or (key[:6] == "agent." and not may_change(key))
+        if is_kept and (key not in known or known[key] != value):
+            was = f" ({known[key]})" if key in known else ""
+            raise ConfigError(
+                f"{key}={value}: a run that starts from another keeps that one's {key}{was}: leave it out."
+            )
+    return resolve(_overlaid(data, overrides))
+
+
+def _overlaid(data: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested data with changes by dotted keys; `data` itself is changed."""
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        node = data
+        for parent in parents:
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else {}
+        node[last] = value
+    return data
+
+
+# -- from plain data -----------------------------------------------------------------------------------------------------
 
 
 def build(schema: type, data: dict[str, Any], path: str) -> Any:
@@ -292,6 +393,10 @@ def _checked(key: str, value: Any, spec: dataclasses.Field) -> Any:
         return [_known(key, name, spec.metadata["several"]) for name in names]
     if kind.startswith("dict"):
         return _mapping(key, value)
+    if kind.startswith("list[dict"):
+        if not isinstance(value, list):
+            raise ConfigError(f"{key}={value!r} must be a list of mappings, such as [{{from_step: 50000, ...}}].")
+        return [_mapping(f"{key}[{i}]", entry) for i, entry in enumerate(value)]
     if kind.startswith("list"):
         if not isinstance(value, list):
             raise ConfigError(f"{key}={value!r} must be a list, such as [64,64].")
@@ -429,10 +534,4 @@ def load(path: Path, overrides: dict[str, Any] = {}) -> Config:
         resolve(data)
     except (FileNotFoundError, ValueError, YAMLError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    for key, value in overrides.items():
-        *parents, last = key.split(".")
-        node = data
-        for parent in parents:
-            node = node.setdefault(parent, {}) if isinstance(node, dict) else {}
-        node[last] = value
-    return resolve(data)
+    return resolve(_overlaid(data, overrides))

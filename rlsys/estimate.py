@@ -233,7 +233,7 @@ def measure(cfg: Config, folder: Path, seconds: float, meter: Meter, prices: Pri
             book.begin(agent.steps)
             with contextlib.suppress(run.Preempted):
                 stop: Any = Deadline(max(0.1, seconds * SHARES["train"]))
-                run.loop(here, replace(cfg, **plain), agent, book, log, progress, stop)
+                run.loop(here, replace(cfg, **plain), agent, book, log, progress, stop, cfg.end)
             wait(device)
             train_seconds = book.elapsed - book.logging.seconds - book.saving.seconds - book.evaluating.seconds
             steps = agent.steps - first_steps

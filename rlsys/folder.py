@@ -90,7 +90,7 @@ class Run:
         if self.is_locked():
             return "running"
         steps = (self.summary() or {}).get("steps", -1)
-        return "finished" if steps >= self.config().total_timesteps else "stopped"  # more steps may have been asked for
+        return "finished" if steps >= self.config().end else "stopped"  # more steps may have been asked for
 
     def is_locked(self) -> bool:
         return is_held(self.folder / "lock")

@@ -56,25 +56,31 @@ def train(
         threads = set_threads(cfg)
         env = training_env(cfg, device)
         agent = training_agent(cfg, env)
+        book = Book() if resume else begin(cfg, agent, device)
 
     run = resume or Run(new_folder(cfg))
     with contextlib.closing(env), run.locked(), memory_errors(cfg), stop_signals() as stop:
-        book = restore(run, agent, device, quiet) if resume else Book()
+        book = restore(run, cfg, agent, device, quiet) if resume else book
         book.meter, book.prices = meter, prices
         start = agent.steps if resume else None
         where = "" if device == "cpu" or env.is_resident else f", envs on the cpu ({reason_against_residence(cfg)})"
-        say(quiet, f"{run.folder}  on {device} ({why}){where}" + (f", from step {start:,}" if resume else ""))
+        where += f", from step {agent.steps:,}" if resume or cfg.init else ""
+        say(quiet, f"{run.folder}  on {device} ({why}){where}")
         facts = {"device": device, "gpu": gpu, "threads": threads, "resumed_at": start, "sim": origin(cfg.env)}
         describe(run, cfg, command, facts)
 
         with Log(run.folder, resume_step=start) as log:
             log.describe(run.name, card(run), hyperparameters(config.flat(config.to_data(cfg))))
-            with Progress(cfg.total_timesteps, label=label(cfg), start=agent.steps, quiet=quiet) as progress:
+            with Progress(cfg.end, label=label(cfg), start=agent.steps, quiet=quiet) as progress:
                 if not gc.isenabled():  # the command line starts without
                     gc.freeze()
                     gc.enable()
                 book.begin(agent.steps)
-                loop(run, cfg, agent, book, log, progress, stop)
+                made_of = cfg.agent
+                for until, part in config.phases(cfg):
+                    if agent.steps < until and part.agent != made_of:
+                        agent, made_of = changed(agent, part), part.agent
+                    loop(run, part, agent, book, log, progress, stop, until)
             seconds = book.elapsed
 
             # the figure that counts: the best policy on the test split, which has been used for nothing else
@@ -89,10 +95,23 @@ def train(
     return run
 
 
-def restore(run: Run, agent: agents.Agent, device: str, quiet: bool) -> "Book":
+def begin(cfg: Config, agent: agents.Agent, device: str) -> "Book":
+    """The start of a run: as the agent was made, or, with `init`, where that checkpoint of another run left it."""
+    if cfg.init:
+        state = checkpoint.load(Path(cfg.init), device=device)
+        with config_errors(f"{cfg.init} does not fit this configuration: "):
+            agent.load_state(state)
+        if agent.steps >= cfg.end:
+            key = "stop_at" if cfg.stop_at else "total_timesteps"
+            raise ConfigError(f"init={cfg.init} is at step {agent.steps} already: {key}={cfg.end} must be beyond that.")
+        return Book(seconds=state["book"]["seconds"], iterations=state["book"]["iterations"])  # of all these steps
+    return Book()
+
+
+def restore(run: Run, cfg: Config, agent: agents.Agent, device: str, quiet: bool) -> "Book":
     """Put the agent back to the newest checkpoint that is whole; to the start, if none has ever been saved."""
     if not list(run.checkpoints.glob("step_*")) and run.summary() is None:
-        return Book()
+        return begin(cfg, agent, device)
     path, rejected = checkpoint.newest(run.checkpoints)
     state = checkpoint.load(path, device=device)
     with config_errors(f"{path} does not fit this configuration: "):
@@ -130,16 +149,28 @@ def memory_errors(cfg: Config) -> Iterator[None]:
         raise MemoryError(f"num_envs={cfg.num_envs}: {reason}. Try num_envs={fewer}.") from error
 
 
-def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, progress: Progress, stop: Stop) -> None:
-    """The one loop: iterate, and log, evaluate, record, save when due. It never sees an env step."""
+def changed(agent: agents.Agent, cfg: Config) -> agents.Agent:
+    """An agent with the hyperparameters of `cfg` in the state of `agent`, as if the run had been resumed with them."""
+    state = agent.state()
+    with config_errors(f"schedule, at step {agent.steps}: "):
+        new = training_agent(cfg, agent.env)
+        new.load_state(state)
+    new.learning = agent.learning
+    return new
+
+
+def loop(
+    run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, progress: Progress, stop: Stop, until: int
+) -> None:
+    """The one loop, to the step `until`: iterate, and log, evaluate, record, save when due. It never sees an env step."""
 
     pace = Pace()
 
     def write(metrics: dict[str, Any]) -> None:
         progress.update(agent.steps, log.write(agent.steps, metrics))
 
-    while agent.steps < cfg.total_timesteps and not (cfg.stop_when_solved and book.is_solved):
-        due = Due(agent.steps, cfg.total_timesteps)
+    while agent.steps < until and not (cfg.stop_when_solved and book.is_solved):
+        due = Due(agent.steps, cfg.end)
         with book.iterating:
             metrics = agent.iterate(progress=agent.steps / cfg.total_timesteps)
         due.now = agent.steps
@@ -177,7 +208,7 @@ def loop(run: Run, cfg: Config, agent: agents.Agent, book: "Book", log: Log, pro
                 checkpoint.save(run.checkpoints, agent.steps, state, keep=cfg.keep_checkpoints)
         if is_best:
             checkpoint.mark_best(run.checkpoints, agent.steps)
-        if stop.requested and agent.steps < cfg.total_timesteps:
+        if stop.requested and agent.steps < cfg.end:
             message = f"stopped by {stop.requested} at step {agent.steps:,}; saved in {run.folder}"
             raise Preempted(message, run.folder)
 

@@ -51,6 +51,7 @@ LEVELS = {
     "rlsys.estimate": 4,
     "rlsys.sweep": 4,
     "rlsys.sweep.spec": 3,
+    "rlsys.sweep.pbt": 3,
     "rlsys.sweep.study": 3,
     "rlsys.sweep.jobs": 3,
     "rlsys.sweep.view": 3,

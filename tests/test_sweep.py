@@ -292,7 +292,7 @@ def test_the_live_table_shows_trials_the_best_with_its_interval_and_the_time_lef
     study = swept(planned(tmp_path, seeds=[0, 1], sampler="grid"), train)
     work = Sweep(study, tmp_path, study.spec.sweep, compose, train=train, quiet=True)
     work.board.counts, work.board.ended = {"finished": 3, "running": 1, "waiting": 2}, 3
-    taken = Taken(3, ["agent.learning_rate=0.02"], {}, set())
+    taken = Taken(3, ["agent.learning_rate=0.02"], {}, set(), [0, 1])
     work.trials[3] = Trial(taken, 100, [1], {}, jobs={0: None}, curves={0: {1: 70.0, 2: 80.5}})
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(work.board.table(work.board._begun + 60.0))

@@ -27,11 +27,11 @@ from typing import Any
 
 from rlsys import config as configs
 from rlsys.config import ConfigError, SweepConfig
-from rlsys.folder import read_json, write_whole
+from rlsys.folder import find, read_json, write_whole
 from rlsys.signals import Stop, stop_signals
 from rlsys.sweep.jobs import Job, Slot, place_of, room
 from rlsys.sweep.spec import Compose, Spec
-from rlsys.sweep.study import JOURNAL, Study, Taken, public
+from rlsys.sweep.study import JOURNAL, Row, Study, Taken, public
 from rlsys.sweep.study import StorageLost as StorageLost
 from rlsys.sweep.view import Board, shown_values
 
@@ -229,13 +229,31 @@ class Sweep:
             self.free.remove(slot)
             trial.pending.remove(seed)
             trial.jobs[seed] = job = Job(trial.number, seed, folder, slot)
-            given = [*self.spec.given(slot.threads), *trial.taken.overrides, f"seed={seed}"]
-            job.start([*self.train, "--quiet"], given, self.how.memory)
+            job.start([*self.train, "--quiet"], self._given(trial.taken, seed, slot), self.how.memory)
+
+    def _given(self, taken: Taken, seed: int, slot: Slot) -> list[str]:
+        """What is typed for a run: what is for every one, and its values; if it goes on from another, what changes."""
+        segment = [f"stop_at={self.spec.end(taken.number)}"] if self.spec.is_population else []
+        if taken.parent is None:
+            return [*self.spec.given(slot.threads), *segment, *taken.overrides, f"seed={seed}"]
+        threads = [given for given in self.spec.given(slot.threads) if given.startswith("threads=")]
+        return [f"init={self._run_of(taken.parent)}", *threads, *segment, *taken.overrides]
+
+    def _run_of(self, number: int) -> Path:
+        """The run of a population's trial."""
+        parent = self.folder / "trials" / f"{number:04d}"
+        found = [run for run in find(str(parent)) if run.summary()]
+        if not found:
+            raise ConfigError(
+                f"there is no run in {parent}, from which another is to start: every machine that trains a population "
+                "needs the same folder, on a disk that all of them see: sweep.dir=FOLDER."
+            )
+        return found[-1].folder
 
     def _next(self, held_back: list[int]) -> tuple[Trial, int] | None:
         """The first seed without a run, but those that wait until the others of their trial are done."""
         for trial in sorted(self.trials.values(), key=lambda trial: trial.number):
-            is_judged = all(seed in trial.results for seed in self.spec.seeds if seed not in held_back)
+            is_judged = all(seed in trial.results for seed in trial.taken.seeds if seed not in held_back)
             for seed in trial.pending:
                 if is_judged or seed not in held_back:
                     return trial, seed
@@ -259,7 +277,7 @@ class Sweep:
             self.study.fail(taken.number, str(error))
             self._told(taken.number)
             return False
-        pending = [seed for seed in self.spec.seeds if seed not in taken.results]
+        pending = [seed for seed in taken.seeds if seed not in taken.results]
         trial = Trial(taken, config.eval_every, pending, dict(taken.results))
         self.trials[taken.number] = trial
         if not pending:
@@ -309,8 +327,10 @@ class Sweep:
                 if step not in trial.taken.reported and self.study.report(trial.number, step, result["score"]):
                     self._decide(trial, self.study.prune(trial.number))
                     return
-            if len(trial.results) == len(self.spec.seeds):
-                self._decide(trial, self.study.finish(trial.number, [trial.results[seed] for seed in self.spec.seeds]))
+            if len(trial.results) == len(trial.taken.seeds):
+                self._decide(
+                    trial, self.study.finish(trial.number, [trial.results[seed] for seed in trial.taken.seeds])
+                )
             return
         if job.process is None:  # it was another's, and what it said is not known
             trial.pending.insert(0, job.seed)
@@ -331,6 +351,7 @@ class Sweep:
     def _decide(self, trial: Trial, is_mine: bool = True) -> None:
         """The trial is finished, pruned or failed: what still runs of it is stopped."""
         self._drop(trial)
+        self._is_claiming = True  # another may have waited for this one
         if is_mine:
             self._told(trial.number)
 
@@ -368,7 +389,8 @@ class Sweep:
     def write_best(self) -> list[Path]:
         """Write the best trial's configuration as a recipe for `rlsys train --config-dir FOLDER experiment=best`.
 
-        With several objectives that is the best by the first, and each of the front has its own: best-<number>.
+        With several objectives that is the best by the first, and each of the front has its own: best-<number>. Of a population
+        it is the best's lineage as one run, with the schedule that was found and the seed that it began with.
         """
         best = self.study.best()
         if not best:
@@ -380,8 +402,8 @@ class Sweep:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(self.folder):
             for name, row in recipes.items():
-                data = configs.to_data(self.compose([*self.spec.fixed, *self.study.overrides(row)]))
-                for key in ("seed", "run_dir", "resume", "threads"):
+                data = self._lineage_as_data(row) if self.spec.is_population else self._as_data(row)
+                for key in ("run_dir", "resume", "threads", "init"):
                     data.pop(key)
                 title = f"{self.spec.name}, trial {row.number}: {shown_values(self.study, row)}"
                 write_whole(folder / f"{name}.yaml", configs.to_recipe(data, title))
@@ -389,3 +411,24 @@ class Sweep:
                 if path.stem not in recipes:  # another is better by now
                     path.unlink()
         return [folder / f"{name}.yaml" for name in recipes]
+
+    def _as_data(self, row: Row) -> dict[str, Any]:
+        data = configs.to_data(self.compose([*self.spec.fixed, *self.study.overrides(row)]))
+        data.pop("seed")
+        return data
+
+    def _lineage_as_data(self, row: Row) -> dict[str, Any]:
+        """The one run that trains what a population's trial and its ancestors have trained."""
+        spec, rows = self.spec, [self.study.row(number) for number in self.study.lineage(row.number)]
+        made = [configs.to_data(self.compose([*spec.fixed, *self.study.overrides(ancestor)])) for ancestor in rows]
+        values = [
+            {key: value for key, value in configs.flat(data).items() if key.startswith("agent.")} for data in made
+        ]
+        schedule = []
+        for i in range(1, len(rows)):
+            changes = {key: value for key, value in values[i].items() if value != values[i - 1][key]}
+            if changes:
+                schedule.append({"from_step": spec.end(rows[i - 1].number), **changes})
+        ends = {"stop_at": spec.end(row.number)} if spec.end(row.number) < spec.steps else {}
+        seed = spec.seeds[spec.member(rows[0].number)]
+        return {**made[0], "eval_every": spec.interval, "seed": seed, "schedule": schedule, **ends}

@@ -3,11 +3,12 @@
 All trials are made at the start, waiting and without values: however many processes work on a study, it has as many trials
 as were asked for. A process takes one by moving it from waiting to running, which the storage lets one process do, and
 signs it; only then are its values chosen, from all that is known by then. Each process says from time to time that it
-lives; the trials of one that is dead are taken over with their numbers, values and finished seeds.
+lives; the trials of one that is dead are taken over with their numbers, values and finished seeds. Of a population
+(sweep/pbt.py) a trial is a segment of a member, which can be taken once the one before has ended.
 
 What a study's attributes hold: "spec" (`Spec` as plain data), "worker:<id>" (`_Worker`) and "cost:<trial>:<seed>" (a run's
-`Cost`, which a trial that is finished could not be told any more) for the study; "owner", "seed:<seed>" (a run's outcome) and
-"error" for a trial.
+`Cost`, which a trial that is finished could not be told any more) for the study; "owner", "seed:<seed>" (a run's outcome),
+"error", and "start" (`pbt.Start`) for a trial.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from rlsys.config import ConfigError
 from rlsys.cost import Cost, total
 from rlsys.folder import is_held
 from rlsys.statistics import bootstrap_interval
+from rlsys.sweep import pbt
 from rlsys.sweep.spec import OBJECTIVES, Spec, centre
 
 try:
@@ -154,6 +156,8 @@ class Taken:
     overrides: list[str]
     results: dict[int, dict[str, Any]]  # outcomes of the seeds that are done
     reported: set[int]  # what the pruner has seen
+    seeds: list[int]  # of its runs
+    parent: int | None = None  # the trial from whose checkpoint its run starts
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,7 @@ class Row:
     owner: str | None
     seconds: float | None  # from taking it to its end
     ended: float | None  # when, in seconds since 1970
+    parent: int | None = None  # of a population: the trial whose end it goes on from
 
 
 @dataclass
@@ -266,6 +271,10 @@ class Study:
     def add_trials(self, trials: int | None = None) -> None:
         """Make trials until there are as many as the spec says, or `trials`."""
         if trials is not None:
+            if self.spec.is_population:
+                raise ConfigError(
+                    f"sweep.trials={trials}: a population has as many segments as its schedules reach to."
+                )
             data = self.spec.to_data()
             data["sweep"]["trials"] = trials
             self.spec = Spec.from_data(data)
@@ -323,8 +332,11 @@ class Study:
 
     @_steadily
     def claim(self) -> Taken | None:
-        """The first waiting trial, with values chosen now; None if none waits."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        """The first waiting trial, with values chosen now; None if none waits that could begin."""
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in [trial for trial in trials if trial.state == TrialState.WAITING]:
+            if self.spec.is_population and not pbt.can_begin(self.spec, trial.number, _scores(trials)):
+                continue
             with contextlib.suppress(UpdateFinishedTrialError):
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     self._sign(trial._trial_id)
@@ -347,14 +359,30 @@ class Study:
         self._storage.set_trial_user_attr(trial_id, "owner", self.me)
 
     def _taken(self, trial_id: int) -> Taken:
-        """A trial with its values: those that it has, and those that it lacks from the sampler."""
+        """A trial with its values: those that it has, and those that it lacks from the sampler, or from its parent."""
         with _quiet():
-            self._study.sampler = make_sampler(self.spec, self._storage.get_trial(trial_id).number)
+            number = self._storage.get_trial(trial_id).number
+            seeds, parent = self.spec.seeds, None
+            if self.spec.is_population:
+                parent = self._start(trial_id, number)
+                seeds = [self.spec.seeds[self.spec.member(self.lineage(number)[0])]]
+            self._study.sampler = make_sampler(self.spec, number)
             trial = optuna.trial.Trial(self._study, trial_id)
             overrides = [f"{key}={parameter.suggest(trial, key)}" for key, parameter in self.spec.space.items()]
         frozen = self._storage.get_trial(trial_id)
         self._given.add(frozen.number)
-        return Taken(frozen.number, overrides, _seeds(frozen), set(frozen.intermediate_values))
+        return Taken(frozen.number, overrides, _seeds(frozen), set(frozen.intermediate_values), seeds, parent)
+
+    def _start(self, trial_id: int, number: int) -> int | None:
+        """Decide how a segment begins, if that has not been decided, and see that it gets those values; its parent."""
+        trials = self._study.get_trials(deepcopy=False)
+        found = trials[number].user_attrs.get("start")
+        if found is None:
+            chosen = pbt.start(self.spec, number, _scores(trials), {t.number: dict(t.params) for t in trials})
+            found = asdict(chosen)
+            self._storage.set_trial_user_attr(trial_id, "start", found)
+        self._storage.set_trial_system_attr(trial_id, "fixed_params", found["values"])
+        return found["parent"]
 
     @_steadily
     def is_mine(self, number: int) -> bool:
@@ -450,11 +478,27 @@ class Study:
             owner=trial.user_attrs.get("owner"),
             seconds=(trial.datetime_complete - trial.datetime_start).total_seconds() if ended else None,  # type: ignore
             ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
+            parent=trial.user_attrs.get("start", {}).get("parent"),
         )
 
     @_steadily
+    def lineage(self, number: int) -> list[int]:
+        """A trial and those that it descends from, the first one first."""
+        trials, found = self._study.get_trials(deepcopy=False), [number]
+        while (parent := trials[found[0]].user_attrs.get("start", {}).get("parent")) is not None:
+            found.insert(0, parent)
+        return found
+
+    @_steadily
     def best(self) -> list[Row]:
-        """The best finished trial; with several objectives all that no other beats in each, by the first one. May be empty."""
+        """The best finished trial; with several objectives all that no other beats in each, by the first one. May be empty.
+
+        Of a population the best of those that have come furthest.
+        """
+        if self.spec.is_population:
+            finished = [row for row in self.rows() if row.values]
+            furthest = [row for row in finished if self.spec.end(row.number) == self.spec.end(finished[-1].number)]
+            return sorted(furthest, key=lambda row: -(row.values or [0.0])[0])[:1]
         if not self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             return []
         if len(self.spec.sweep.objective) == 1:
@@ -539,6 +583,12 @@ def _close(storage: BaseStorage) -> None:
     if isinstance(storage, optuna.storages.RDBStorage):
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _scores(trials: list[FrozenTrial]) -> dict[int, float | None]:
+    """Of those that have ended; None for one that failed."""
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    return {trial.number: trial.value if trial.state == TrialState.COMPLETE else None for trial in ended}
 
 
 def _seeds(trial: FrozenTrial) -> dict[int, dict[str, Any]]:

@@ -42,14 +42,27 @@ def shown_trial(study: Study, row: Row) -> dict[str, str]:
         "trial": str(row.number),
         "state": row.state,
         ", ".join(study.spec.sweep.objective): shown_values(study, row) or (error[-1][:60] if error else ""),
-        "seeds": f"{len(row.seeds)}/{len(study.spec.seeds)}",
+        **_shown_place(study, row),
         "seconds": "" if row.seconds is None else f"{row.seconds:.1f}",
         "values": shown_params(row),
     }
 
 
+def _shown_place(study: Study, row: Row) -> dict[str, str]:
+    """How many seeds are done; of a population's trial its member, the step it ends at, and the trial that it goes on from."""
+    if not study.spec.is_population:
+        return {"seeds": f"{len(row.seeds)}/{len(study.spec.seeds)}"}
+    member, parent = study.spec.member(row.number), "" if row.parent is None else str(row.parent)
+    if row.parent is not None and study.spec.member(row.parent) != member:
+        parent += f" (member {study.spec.member(row.parent)})"
+    return {"member": str(member), "to step": f"{study.spec.end(row.number):,}", "from trial": parent}
+
+
 def to_json(study: Study, row: Row) -> dict[str, Any]:
-    return {**vars(row), "interval": study.interval(row), "overrides": study.overrides(row)}
+    found = {**vars(row), "interval": study.interval(row), "overrides": study.overrides(row)}
+    if study.spec.is_population:
+        found |= {"member": study.spec.member(row.number), "end": study.spec.end(row.number)}
+    return found
 
 
 class Board:
@@ -105,7 +118,7 @@ class Board:
         running = Table.grid(padding=(0, 2))
         for trial in sorted(self._sweep.trials.values(), key=lambda trial: trial.number):
             last = [f"s{seed} {list(curve.values())[-1]:.4g}" for seed, curve in trial.curves.items() if curve]
-            seeds = f"{len(trial.results)}/{len(study.spec.seeds)} seeds, {len(trial.jobs)} running"
+            seeds = f"{len(trial.results)}/{len(trial.taken.seeds)} seeds, {len(trial.jobs)} running"
             running.add_row(f"trial {trial.number}", seeds, " ".join(last), " ".join(trial.taken.overrides))
         lines = [f"{study.spec.name}: {counts}", f"best  {self._best}", self._time_left(now)]
         return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines), running)
