@@ -119,11 +119,11 @@ def points_due(every: int, iteration: int, steps: int, seconds: float) -> int:
 
 def predict(cfg: Config, probe: Probe) -> Estimate:
     """What the run of `cfg` will take."""
-    last = -(-cfg.total_timesteps // probe.iteration) * probe.iteration
+    last = -(-cfg.end // probe.iteration) * probe.iteration
     collected = min(probe.collected, last)
-    evaluations = iterations_due(cfg.eval_every, probe.iteration, cfg.total_timesteps)
+    evaluations = iterations_due(cfg.eval_every, probe.iteration, cfg.end)
     best = set(sorted(evaluations)[:: round(1 / BEST)])
-    saves = iterations_due(cfg.save_every, probe.iteration, cfg.total_timesteps) | best
+    saves = iterations_due(cfg.save_every, probe.iteration, cfg.end) | best
 
     def checkpoint(step: int) -> float:
         """Bytes of one at a step."""
@@ -133,10 +133,10 @@ def predict(cfg: Config, probe: Probe) -> Estimate:
     sizes = [checkpoint(i * probe.iteration) for i in sorted(saves)]
     times = [probe.save * max(1.0, size / probe.save_bytes) if probe.save_bytes else probe.save for size in sizes]
     training = collected * probe.collect + (last - collected) * probe.step
-    points = points_due(cfg.log_every, probe.iteration, cfg.total_timesteps, training) + len(evaluations)
-    shows = len(iterations_due(cfg.replay_every, probe.iteration, cfg.total_timesteps)) if cfg.replay_every else 0
+    points = points_due(cfg.log_every, probe.iteration, cfg.end, training) + len(evaluations)
+    shows = len(iterations_due(cfg.replay_every, probe.iteration, cfg.end)) if cfg.replay_every else 0
     histograms = cfg.histograms_every and len(
-        iterations_due(cfg.histograms_every, probe.iteration, cfg.total_timesteps)
+        iterations_due(cfg.histograms_every, probe.iteration, cfg.end)
     )
     parts = [
         Part("start", 1, probe.start, "start"),
@@ -229,7 +229,7 @@ def measure(cfg: Config, folder: Path, seconds: float, meter: Meter, prices: Pri
         trained = meter.read()
         plain: dict[str, Any] = dict.fromkeys(("eval_every", "save_every", "replay_every", "histograms_every"), 0)
         plain["stop_when_solved"] = False
-        with Log(here.folder) as log, Progress(cfg.total_timesteps, label="", quiet=True) as progress:
+        with Log(here.folder) as log, Progress(cfg.end, label="", quiet=True) as progress:
             book.begin(agent.steps)
             with contextlib.suppress(run.Preempted):
                 stop: Any = Deadline(max(0.1, seconds * SHARES["train"]))
