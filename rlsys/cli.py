@@ -163,6 +163,8 @@ def code_of(error: Exception) -> int | None:
     codes = {
         "ConfigError": USAGE,
         "CheckpointError": USAGE,
+        "LaunchError": USAGE,
+        "RankLost": FAILED,
         "CompareError": USAGE,
         "EnvError": FAILED,
         "NonFiniteError": FAILED,
@@ -238,8 +240,11 @@ def train_one(config: Any, command: str, quiet: bool, resume: Any = None) -> flo
     try:
         finished = run.train(config, resume=resume, command=command, quiet=quiet)
     except run.Preempted as stop:
-        complain(f"{stop}\n       go on with: rlsys train {shlex.quote(f'resume={stop.folder}')}", PREEMPTED)
+        if str(stop):  # all but rank 0 say nothing
+            complain(f"{stop}\n       go on with: rlsys train {shlex.quote(f'resume={stop.folder}')}", PREEMPTED)
         raise SystemExit(PREEMPTED) from None
+    if finished is None:  # another rank tells
+        return math.nan
     summary = finished.summary()
     assert summary
     print_outcome(finished, summary)
