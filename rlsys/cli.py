@@ -209,6 +209,8 @@ def train(argv: list[str]) -> int:
     for config in jobs:
         check_env(config)
     if multirun:
+        if any(config.distributed == "ddp" for config in jobs):
+            raise UsageError("distributed=ddp trains one run at a time: leave out -m.")
         print(f"{len(jobs)} runs", flush=True)
         return train_grid(overrides, command, quiet)
     train_one(jobs[0], command, quiet)

@@ -11,7 +11,9 @@ All ranks call the same methods in the same order. Who waits for a rank that has
 import contextlib
 import datetime
 import os
+import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 WORD = 4096  # bytes of what ranks say to each other: a path, at most
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as torchrun sets them
@@ -83,6 +86,8 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: "Joined", *arguments: Any, **options: Any) -> Any:
         try:
             return method(self, *arguments, **options)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise RankLost(
@@ -192,13 +197,35 @@ def joined(wanted: bool, timeout: float) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+        patience = datetime.timedelta(seconds=timeout)
+        store, rank, size = next(rendezvous("env://", timeout=patience))
+        store = dist.PrefixStore(_meeting(store, rank, size, timeout), store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError) as error:
         raise RankLost(f"rank {os.environ['RANK']}: the others cannot be reached: {error}") from error
     try:
         yield Joined(timeout)
     finally:
         dist.destroy_process_group()
+
+
+def _meeting(store: dist.Store, rank: int, size: int, timeout: float) -> str:
+    """A name, the same on all ranks, that no earlier meeting had: torchrun's store keeps what ranks that have died wrote."""
+    name, others = secrets.token_hex(8), range(1, size)
+    if rank > 0:
+        store.set(f"hello/{rank}", name)
+        meeting = store.get(f"answer/{name}").decode()
+        store.set(f"here/{meeting}/{rank}", "")
+        return meeting
+    deadline = time.monotonic() + timeout
+    while not all(store.check([f"here/{name}/{other}"]) for other in others):
+        for other in others:  # the one that lives, too, will have said hello sooner or later
+            if store.check([f"hello/{other}"]):
+                store.set(f"answer/{store.get(f'hello/{other}').decode()}", name)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not all of {size} ranks have come within {timeout:g} s (distributed_timeout).")
+        time.sleep(0.01)
+    return name
 
 
 def ranks_here() -> int:
