@@ -68,7 +68,7 @@ Every key, with its default (every *_every counts environment steps, of all envs
 # Plugins of Hydra that run a grid elsewhere, and how they come here.
 LAUNCHERS = {
     "submitit_": "pip install 'rlsys[slurm]'",
-    "ray": "pip install hydra-ray-launcher (docs/design.md, Elsewhere)",
+    "ray": "pip install hydra-ray-launcher, which rlsys is not tested with (docs/design.md, Elsewhere)",
 }
 
 SEARCHED = "hydra.searchpath="
