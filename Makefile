@@ -14,7 +14,7 @@ help: ## list the targets
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"rlsys needs Python 3.11 or newer, not {v[0]}.{v[1]}: make PYTHON=python3.12" if v < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,atari,box2d,dashboard,minatar,minigrid,mujoco,postgres,sweep]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,atari,box2d,dashboard,minatar,minigrid,mujoco,postgres,slurm,sweep]'
 	touch $@
 
 install: .venv/installed ## create .venv and install rlsys with everything its tests need

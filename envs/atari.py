@@ -87,6 +87,8 @@ def make(
     max_frames: int = 108_000,
     seed: int = 0,
     split: str = "train",
+    first_env: int = 0,
+    all_envs: int | None = None,
     autoreset_mode: str = "SameStep",
     render_mode: str | None = None,
 ) -> AtariEnv:
@@ -129,6 +131,8 @@ def make(
         clip_rewards=clip_rewards and training,
         seed=seed,
         split=split,
+        first_env=first_env,
+        all_envs=all_envs,
     )
 
 

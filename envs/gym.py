@@ -134,7 +134,12 @@ class GymVectorEnv:
 
     is_resident = False  # on the CPU
 
-    def __init__(self, env: VectorEnv, *, seed: int = 0, split: str = "train"):
+    of_each_env: tuple[str, ...] = ()  # in `get_state`
+
+    def __init__(
+        self, env: VectorEnv, *, seed: int = 0, split: str = "train", first_env: int = 0, all_envs: int | None = None
+    ):
+        """first_env, all_envs: where these are in a larger batch, of which other processes have the rest."""
         self.env, self.num_envs, self.metadata = env, env.num_envs, env.metadata
         self.single_observation_space = env.single_observation_space
         self.leaves = leaves(env.single_observation_space)
@@ -153,6 +158,8 @@ class GymVectorEnv:
             self.obs_dtype = np.dtype(first.space.dtype if first.kind in ("image", "grid") else np.float32)
         # Gymnasium numbers the envs' seeds seed, seed + 1, ...: start far apart for every (seed, split).
         self.seed = int(np.random.SeedSequence([seed, SPLIT_SALT[split]]).generate_state(1)[0]) >> 2
+        self.seed += first_env
+        self._all_envs = all_envs or env.num_envs
         self.valid = np.ones(self.num_envs, bool) if self.mode is AutoresetMode.NEXT_STEP else None
         self._restores = 0
         self._returns = np.zeros(self.num_envs)
@@ -211,7 +218,7 @@ class GymVectorEnv:
     def set_state(self, state: dict[str, Any], obs: NDArray) -> None:
         """Begin new episodes, not seen before; writes their observations into obs (N, ...)."""
         self._restores = state["restores"] + 1
-        self._begin(self.seed + self._restores * self.num_envs, obs)
+        self._begin(self.seed + self._restores * self._all_envs, obs)
 
     def _begin(self, seed: int, out: NDArray) -> None:
         with _blaming(self.env):
@@ -390,6 +397,8 @@ def make(
     kwargs: dict[str, Any] = {},
     seed: int = 0,
     split: str = "train",
+    first_env: int = 0,
+    all_envs: int | None = None,
     autoreset_mode: str = "SameStep",
     render_mode: str | None = None,
 ) -> GymVectorEnv:
@@ -423,7 +432,7 @@ def make(
         raise ValueError(f"env.id={env_id!r} cannot be made: {error}") from error
     except Exception as error:  # of its own code: most often env.kwargs are wrong
         raise ValueError(f"env.id={env_id!r} cannot be made: {type(error).__name__}: {error}") from error
-    return GymVectorEnv(env, seed=seed, split=split)
+    return GymVectorEnv(env, seed=seed, split=split, first_env=first_env, all_envs=all_envs)
 
 
 def _vectorized(

@@ -36,6 +36,7 @@ class FrameStack:
         self.env, self.size, self.num_envs, self.metadata = env, size, env.num_envs, env.metadata
         self.single_observation_space, self.single_action_space = env.single_observation_space, env.single_action_space
         self.precision = getattr(env, "precision", "float32")
+        self.of_each_env = (*env.of_each_env, "stacks")
         self._frames = leaves_of(env)
         self.leaves = [replace(leaf, shape=self._stacked(leaf.shape)) for leaf in self._frames]
         self._inner = env.arrays()
@@ -94,15 +95,15 @@ class FrameStack:
 
     def get_state(self) -> dict[str, Any]:
         """The env's state; and the stacks, if it will come back where it was."""
-        stacks = [stack.copy() for stack in self._stacks] if isinstance(self.env, SimVectorEnv) else []
-        return {"env": self.env.get_state(), "stacks": stacks}
+        stacks = self._stacks if isinstance(self.env, SimVectorEnv) else []
+        return {"env": self.env.get_state(), "stacks": {str(k): stack.copy() for k, stack in enumerate(stacks)}}
 
     def set_state(self, state: dict[str, Any], obs: NDArray) -> None:
         """Go on from `get_state`; writes the observations into obs (N, ...)."""
         self.env.set_state(state["env"], self._inner.obs)
         self._begin(obs)
-        for stack, saved in zip(self._stacks, state["stacks"], strict=False):  # none, where new episodes have begun
-            stack[:] = saved
+        for k, saved in state["stacks"].items():  # none, where new episodes have begun
+            self._stacks[int(k)][:] = saved
         obs[:] = _joined(self._stacks)
 
     def frame(self, i: int) -> NDArray:

@@ -55,7 +55,8 @@ Examples:
 TRAIN_HELP = """\
 usage: rlsys train [key=value ...] [-m] [--cfg job] [--info] [--quiet] [--config-dir DIR] [--allow-import MODULE]
 
-  -m, --multirun          run every combination of comma-separated values, one after the other
+  -m, --multirun          run every combination of comma-separated values, one after the other; on a SLURM cluster, side by
+                          side, with hydra/launcher=submitit_slurm (pip install 'rlsys[slurm]')
   --cfg job               print the composed configuration and stop
   --info                  print how Hydra composes it and stop
   --quiet                 no progress display
@@ -71,6 +72,12 @@ What to choose from (conf/<group>/, and the sims of installed packages):
 {groups}
 Every key, with its default (every *_every counts environment steps, of all envs together):
 {keys}"""
+
+# Plugins of Hydra that run a grid elsewhere, and how they come here.
+LAUNCHERS = {
+    "submitit_": "pip install 'rlsys[slurm]'",
+    "ray": "pip install hydra-ray-launcher, which rlsys is not tested with (docs/design.md, Elsewhere)",
+}
 
 SEARCHED = "hydra.searchpath="
 
@@ -189,6 +196,8 @@ def code_of(error: Exception) -> int | None:
     codes = {
         "ConfigError": USAGE,
         "CheckpointError": USAGE,
+        "LaunchError": USAGE,
+        "RankLost": FAILED,
         "CompareError": USAGE,
         "EnvError": FAILED,
         "NonFiniteError": FAILED,
@@ -237,6 +246,8 @@ def train(argv: list[str]) -> int:
     for config in jobs:
         check_env(config)
     if multirun:
+        if any(config.distributed == "ddp" for config in jobs):
+            raise UsageError("distributed=ddp trains one run at a time: leave out -m.")
         print(f"{len(jobs)} runs", flush=True)
         return train_grid(overrides, command, quiet)
     train_one(jobs[0], command, quiet, meter=meter)
@@ -244,8 +255,8 @@ def train(argv: list[str]) -> int:
 
 
 def train_grid(overrides: list[str], command: str, quiet: bool) -> int:
-    """Train a run for each combination; one that fails is told, and the others go on."""
-    codes = []
+    """Train a run for each combination, here or where hydra/launcher= says; one that fails is told, and the others go on."""
+    codes, here = [], os.getpid()
 
     def job(data: dict[str, Any]) -> float | None:
         try:
@@ -254,6 +265,8 @@ def train_grid(overrides: list[str], command: str, quiet: bool) -> int:
         except SystemExit as stop:
             if stop.code in (INTERRUPTED, PREEMPTED):
                 raise
+            if os.getpid() != here:  # a launcher's process: nobody sees our list
+                raise RuntimeError(f"the run ended with exit code {stop.code}") from None
             codes.append(stop.code if isinstance(stop.code, int) else FAILED)
             return None
 
@@ -268,8 +281,11 @@ def train_one(config: Any, command: str, quiet: bool, resume: Any = None, meter:
     try:
         finished = run.train(config, resume=resume, command=command, quiet=quiet, meter=meter)
     except run.Preempted as stop:
-        complain(f"{stop}\n       go on with: rlsys train {shlex.quote(f'resume={stop.folder}')}", PREEMPTED)
+        if str(stop):  # all but rank 0 say nothing
+            complain(f"{stop}\n       go on with: rlsys train {shlex.quote(f'resume={stop.folder}')}", PREEMPTED)
         raise SystemExit(PREEMPTED) from None
+    if finished is None:  # another rank tells
+        return math.nan
     summary = finished.summary()
     assert summary
     print_outcome(finished, summary)
@@ -546,6 +562,10 @@ def explain(error: Exception, overrides: list[str]) -> str:
     text = " ".join(str(error).split())
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown(match[1], overrides)
+    if match := re.search(r"Could not find 'hydra/launcher/(\w+)'", text):
+        extra = next((extra for name, extra in LAUNCHERS.items() if match[1].startswith(name)), None)
+        offered = f"It needs {extra}" if extra else f"There are: basic, {', '.join(f'{name}*' for name in LAUNCHERS)}"
+        return f"hydra/launcher={match[1]} is not installed. {offered}."
     if match := re.search(r"Ambiguous value for argument '(.+?)' 1\.", text):
         return f"{match[1]}: several values make a grid, which needs -m; a list is written [1,2]."
     if (override := getattr(error, "override", None)) is not None:  # it could not be parsed

@@ -214,6 +214,10 @@ class Config:
     total_timesteps: int = ranged(500_000, 1, 10**11)
     stop_when_solved: bool = False  # end at the first evaluation that reaches the env's reward threshold
     device: str = choice("auto", "cpu", "cuda")
+    distributed: str = choice(
+        "none", "ddp"
+    )  # ddp: by the processes that torchrun starts; num_envs and batch_size are of all
+    distributed_timeout: float = ranged(1800.0, 1, 10**6)  # seconds that they wait for each other, evaluation included
     # native: compiled, for small networks on the CPU (agent=ppo, agent=dqn); graph: CUDA graphs, on a GPU; compile:
     # torch.compile of the loss
     engine: str = choice("auto", "native", "torch", "compile", "graph")
@@ -454,6 +458,13 @@ def _check_together(config: Config) -> None:
             f"agent.batch_size={agent.batch_size} is more than a rollout holds: num_envs={config.num_envs} x "
             f"agent.n_steps={agent.n_steps} = {config.num_envs * agent.n_steps}. Raise n_steps or num_envs, or lower batch_size."
         )
+    if config.distributed == "ddp":
+        if agent.name not in ("ppo", "pqn"):
+            raise ConfigError(f"distributed=ddp cannot be with agent={agent.name}. Use agent=ppo or agent=pqn.")
+        if config.engine not in ("auto", "torch"):
+            raise ConfigError(
+                f"distributed=ddp cannot be with engine={config.engine}, which keeps its gradients to itself. Use engine=torch."
+            )
     if config.matmul_precision != "float32" and (agent.name == "sb3" or config.engine == "native"):
         whose = "agent=sb3" if agent.name == "sb3" else "engine=native"
         raise ConfigError(f"matmul_precision={config.matmul_precision} cannot be with {whose}. Use float32.")

@@ -135,9 +135,7 @@ def predict(cfg: Config, probe: Probe) -> Estimate:
     training = collected * probe.collect + (last - collected) * probe.step
     points = points_due(cfg.log_every, probe.iteration, cfg.end, training) + len(evaluations)
     shows = len(iterations_due(cfg.replay_every, probe.iteration, cfg.end)) if cfg.replay_every else 0
-    histograms = cfg.histograms_every and len(
-        iterations_due(cfg.histograms_every, probe.iteration, cfg.end)
-    )
+    histograms = cfg.histograms_every and len(iterations_due(cfg.histograms_every, probe.iteration, cfg.end))
     parts = [
         Part("start", 1, probe.start, "start"),
         *([Part("steps before it learns", collected, probe.collect, "train")] if collected else []),

@@ -167,6 +167,15 @@ def new_folder(cfg: Config) -> Path:
             return folder
 
 
+def find_launched(cfg: Config, launchers: list[str]) -> Run | None:
+    """The newest run like `cfg` that one of these launchers (`distributed.launcher`) has started."""
+    for run in reversed(find(str(Path(cfg.run_dir).joinpath(*names(cfg))))):
+        processes = read_json(run.folder / "provenance.json") or []
+        if any(set(process.get("launchers", [])) & set(launchers) for process in processes):
+            return run
+    return None
+
+
 # -- what the folder says about the run ----------------------------------------------------------------------------------
 
 

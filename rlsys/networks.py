@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlsys.distributed import ALONE, Ranks
+
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU}
 SCALES = {"image": 1 / 255}  # by kind of part; all others are taken as they are
 CONVOLUTIONS = {  # channels, kernel, stride
@@ -64,10 +66,9 @@ class RunningNorm(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Take the rows of x [..., *shape] into the statistics."""
-        x = x.reshape(-1, *self.mean.shape).double()
-        n, mean, var = x.shape[0], x.mean(0), x.var(0, correction=0)
+    def update(self, x: Tensor, ranks: Ranks = ALONE) -> None:
+        """Take the rows of x [..., *shape], and those that other ranks have, into the statistics."""
+        n, mean, var = ranks.moments(x.reshape(-1, *self.mean.shape).double())
         total = self.count + n
         delta = mean - self.mean
         m2 = self.var * self.count + var * n + delta.square() * (self.count * n / total)
@@ -223,9 +224,9 @@ class Encoder(nn.Module):
         """Whether there is anything to train here (pictures), or only flattening and normalising."""
         return next(self.parameters(), None) is not None
 
-    def update_norm(self, obs: Tensor) -> None:
-        """Take observations [..., *O] into the normalisers' statistics."""
+    def update_norm(self, obs: Tensor, ranks: Ranks = ALONE) -> None:
+        """Take observations [..., *O], and those of other ranks, into the normalisers' statistics."""
         stretches = obs.split(self.sizes, dim=-1) if len(self.sizes) > 1 else [obs]
         for part, x in zip(self.parts, stretches, strict=True):
             if isinstance(part, VectorPart) and part.norm is not None:
-                part.norm.update(x)
+                part.norm.update(x, ranks)

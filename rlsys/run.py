@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rlsys import agents, checkpoint, config
+from rlsys import agents, checkpoint, config, distributed
 from rlsys.config import Config, ConfigError, SimConfig
 from rlsys.cost import Cost, Meter, Nvml, Prices, disk_bytes, load_prices
+from rlsys.distributed import ALONE, Ranks
 from rlsys.evaluate import Report, final_report, held_out
-from rlsys.folder import Run, card, describe, hyperparameters, label, new_folder, write_whole
+from rlsys.folder import Run, card, describe, find_launched, hyperparameters, label, new_folder, write_whole
 from rlsys.log import Log, Pace, Progress
 from rlsys.networks import is_picture
 from rlsys.replay import record
@@ -42,32 +43,63 @@ class Preempted(Exception):
 
 def train(
     cfg: Config, *, resume: Run | None = None, command: str = "", quiet: bool = False, meter: Meter | None = None
-) -> Run:
+) -> Run | None:
     """Train what `cfg` describes, in a new folder, or go on in the folder of `resume`; returns the finished Run.
 
+    Of the processes of distributed=ddp only rank 0 sees the folder through; the others return None.
+
     meter: what this process takes for the run; one that begins now, if None.
-    Raises ConfigError, Preempted after SIGTERM or Ctrl-C (saved), RunLocked, and CheckpointError if nothing can be resumed.
+    Raises ConfigError, Preempted after SIGTERM or Ctrl-C (saved), RunLocked, RankLost, and CheckpointError if nothing can be
+    resumed.
     """
     prices = load_prices()
     meter = meter or Meter(prices)
-    with config_errors(), memory_errors(cfg):  # before there is a folder: this agent may not be made for this env
-        device, why = choose_device(cfg)
-        gpu = hold_gpu(meter, prices, quiet) if device == "cuda" else None
-        threads = set_threads(cfg)
-        env = training_env(cfg, device)
-        agent = training_agent(cfg, env)
-        book = Book() if resume else begin(cfg, agent, device)
-
-    run = resume or Run(new_folder(cfg))
-    with contextlib.closing(env), run.locked(), memory_errors(cfg), stop_signals() as stop:
-        book = restore(run, cfg, agent, device, quiet) if resume else book
+    with distributed.joined(cfg.distributed == "ddp", cfg.distributed_timeout) as ranks:
+        with config_errors(), memory_errors(cfg):  # before there is a folder: this agent may not be made for this env
+            device, why = choose_device(cfg)
+            gpu = hold_gpu(meter, prices, quiet) if device == "cuda" else None
+            threads = set_threads(cfg)
+            env = training_env(cfg, device, ranks)
+            agent = training_agent(cfg, env)
+            book = Book() if resume else begin(cfg, agent, device)
         book.meter, book.prices = meter, prices
+        launchers = ranks.words(distributed.launcher())
+        facts = {"device": device, "gpu": gpu, "threads": threads, "ranks": ranks.size, "launchers": launchers}
+        with contextlib.closing(env), memory_errors(cfg), stop_signals() as stop:
+            if ranks.rank > 0:
+                follow(cfg, agent, device, stop)
+                return None
+            if distributed.was_restarted():
+                resume = resume or find_launched(cfg, launchers)
+            return lead(cfg, agent, book, stop, facts, why, resume, command, quiet)
+
+
+def lead(
+    cfg: Config,
+    agent: agents.Agent,
+    book: "Book",
+    stop: Stop,
+    facts: dict[str, Any],
+    why: str,
+    resume: Run | None,
+    command: str,
+    quiet: bool,
+) -> Run:
+    """Fill the folder: train, log, save, score. facts: for provenance.json; why: the reason for the device."""
+    run, env, device = resume or Run(new_folder(cfg)), agent.env, facts["device"]
+    with run.locked():
+        if resume:
+            meter, prices, book = book.meter, book.prices, restore(run, cfg, agent, device, quiet)
+            book.meter, book.prices = meter, prices
+        else:
+            env.ranks.words("")  # nothing to restore
         start = agent.steps if resume else None
         where = "" if device == "cpu" or env.is_resident else f", envs on the cpu ({reason_against_residence(cfg)})"
+        if cfg.distributed == "ddp":
+            where += f", {env.ranks.size} ranks with {env.num_envs} envs each, engine=torch (it averages gradients over ranks)"
         where += f", from step {agent.steps:,}" if resume or cfg.init else ""
         say(quiet, f"{run.folder}  on {device} ({why}){where}")
-        facts = {"device": device, "gpu": gpu, "threads": threads, "resumed_at": start, "sim": origin(cfg.env)}
-        describe(run, cfg, command, facts)
+        describe(run, cfg, command, {**facts, "resumed_at": start, "sim": origin(cfg.env)})
 
         with Log(run.folder, resume_step=start) as log:
             log.describe(run.name, card(run), hyperparameters(config.flat(config.to_data(cfg))))
@@ -76,11 +108,9 @@ def train(
                     gc.freeze()
                     gc.enable()
                 book.begin(agent.steps)
-                made_of = cfg.agent
-                for until, part in config.phases(cfg):
-                    if agent.steps < until and part.agent != made_of:
-                        agent, made_of = changed(agent, part), part.agent
-                    loop(run, part, agent, book, log, progress, stop, until)
+                for learner, part, until in parts(cfg, agent):
+                    loop(run, part, learner, book, log, progress, stop, until)
+                    agent = learner
             seconds = book.elapsed
 
             # the figure that counts: the best policy on the test split, which has been used for nothing else
@@ -111,9 +141,11 @@ def begin(cfg: Config, agent: agents.Agent, device: str) -> "Book":
 def restore(run: Run, cfg: Config, agent: agents.Agent, device: str, quiet: bool) -> "Book":
     """Put the agent back to the newest checkpoint that is whole; to the start, if none has ever been saved."""
     if not list(run.checkpoints.glob("step_*")) and run.summary() is None:
+        agent.env.ranks.words(cfg.init or "")
         return begin(cfg, agent, device)
     path, rejected = checkpoint.newest(run.checkpoints)
     state = checkpoint.load(path, device=device)
+    agent.env.ranks.words(str(path.resolve()))
     with config_errors(f"{path} does not fit this configuration: "):
         agent.load_state(state)
     say(quiet, *[f"skipped a damaged checkpoint: {reason}" for reason in rejected])
@@ -149,6 +181,15 @@ def memory_errors(cfg: Config) -> Iterator[None]:
         raise MemoryError(f"num_envs={cfg.num_envs}: {reason}. Try num_envs={fewer}.") from error
 
 
+def parts(cfg: Config, agent: agents.Agent) -> Iterator[tuple[agents.Agent, Config, int]]:
+    """The run, cut where `schedule` changes it: the agent for a part, its configuration, and the step it ends at."""
+    made_of = cfg.agent
+    for until, part in config.phases(cfg):
+        if agent.steps < until and part.agent != made_of:
+            agent, made_of = changed(agent, part), part.agent
+        yield agent, part, until
+
+
 def changed(agent: agents.Agent, cfg: Config) -> agents.Agent:
     """An agent with the hyperparameters of `cfg` in the state of `agent`, as if the run had been resumed with them."""
     state = agent.state()
@@ -164,18 +205,19 @@ def loop(
 ) -> None:
     """The one loop, to the step `until`: iterate, and log, evaluate, record, save when due. It never sees an env step."""
 
-    pace = Pace()
+    pace, ranks = Pace(), agent.env.ranks
 
     def write(metrics: dict[str, Any]) -> None:
         progress.update(agent.steps, log.write(agent.steps, metrics))
 
-    while agent.steps < until and not (cfg.stop_when_solved and book.is_solved):
+    while ranks.tell(agent.steps < until and not (cfg.stop_when_solved and book.is_solved)):
         due = Due(agent.steps, cfg.end)
         with book.iterating:
             metrics = agent.iterate(progress=agent.steps / cfg.total_timesteps)
         due.now = agent.steps
         book.iterations += 1
         book.meter.tick()
+        agree(stop, ranks)
 
         # log: the only place that waits for the device
         if due(cfg.log_every) if cfg.log_every else pace.due(book.elapsed) or due.at_end or stop.requested:
@@ -200,7 +242,7 @@ def loop(
 
         # save
         is_best = book.best_step == agent.steps
-        if due(cfg.save_every) or is_best or stop.requested:
+        if ranks.tell(bool(due(cfg.save_every) or is_best or stop.requested)):
             wait(agent.env.device)
             with book.saving:
                 log.flush()
@@ -211,6 +253,26 @@ def loop(
         if stop.requested and agent.steps < cfg.end:
             message = f"stopped by {stop.requested} at step {agent.steps:,}; saved in {run.folder}"
             raise Preempted(message, run.folder)
+
+
+def follow(cfg: Config, agent: agents.Agent, device: str, stop: Stop) -> None:
+    """What the other ranks do while rank 0 is in `loop`: iterate with it, and give their part of what it saves."""
+    ranks = agent.env.ranks
+    if path := ranks.words("")[0]:  # of rank 0's `restore`
+        agent.load_state(checkpoint.load(Path(path), device=device))
+    for learner, _, _ in parts(cfg, agent):
+        while ranks.tell():
+            learner.iterate(progress=learner.steps / cfg.total_timesteps)
+            agree(stop, ranks)
+            if ranks.tell():
+                learner.state()
+            if stop.requested and learner.steps < cfg.end:
+                raise Preempted("", Path())  # rank 0 says more
+
+
+def agree(stop: Stop, ranks: Ranks) -> None:
+    """Stop all ranks where one has been asked to."""
+    stop.requested = next(filter(None, ranks.words(stop.requested)), "")
 
 
 def picture(run: Run, policy: Any, cfg: Config, name: str, quiet: bool) -> list[Path]:
@@ -360,14 +422,20 @@ def write_summary(run: Run, summary: dict[str, Any], book: Book) -> None:
 GPU_FROM = 512  # envs
 
 
-def training_env(cfg: Config, device: str) -> TorchEnv:
-    """The envs to train on, themselves on the GPU if they can be."""
+def training_env(cfg: Config, device: str, ranks: Ranks = ALONE) -> TorchEnv:
+    """The envs to train on, or this rank's share of them, themselves on the GPU if they can be."""
+    if cfg.num_envs % ranks.size:
+        share = max(1, round(cfg.num_envs / ranks.size))
+        raise ConfigError(
+            f"num_envs={cfg.num_envs} cannot be shared alike by {ranks.size} ranks. Use num_envs={share * ranks.size}."
+        )
     resident = device == "cuda" and not reason_against_residence(cfg)
-    return make_env(cfg.env, cfg.num_envs, split="train", seed=cfg.seed, device=device, resident=resident)
+    return make_env(cfg.env, cfg.num_envs, split="train", seed=cfg.seed, device=device, resident=resident, ranks=ranks)
 
 
 def training_agent(cfg: Config, env: TorchEnv) -> agents.Agent:
-    how: dict[str, Any] = {"engine": cfg.engine, "threads": cfg.threads, "matmul_precision": cfg.matmul_precision}
+    engine = "torch" if cfg.distributed == "ddp" else cfg.engine
+    how: dict[str, Any] = {"engine": engine, "threads": cfg.threads, "matmul_precision": cfg.matmul_precision}
     return agents.build(env, cfg.agent, cfg.seed, **how)
 
 
@@ -377,6 +445,8 @@ def reason_against_residence(cfg: Config) -> str:
         return "Gymnasium's and Atari's run there"
     if cfg.env.frame_stack > 1:
         return "env.frame_stack is made there"
+    if cfg.distributed == "ddp":
+        return "distributed=ddp shares them out there"
     if cfg.agent.name == "sb3":
         return "stable-baselines3 reads them there"
     if cfg.env.backend != "auto":
@@ -395,9 +465,16 @@ def choose_device(cfg: Config) -> tuple[str, str]:
     if cfg.device == "cuda":
         if not torch.cuda.is_available():
             raise DeviceError("device=cuda: torch finds no CUDA device. Use device=cpu or device=auto.")
+        if distributed.ranks_here() > torch.cuda.device_count():
+            raise DeviceError(
+                f"device=cuda: {distributed.ranks_here()} ranks on this machine, and {torch.cuda.device_count()} GPUs. "
+                f"Start torchrun with --nproc-per-node {torch.cuda.device_count()}, or use device=cpu."
+            )
         return "cuda", "as asked"
     if not torch.cuda.is_available():
         return "cpu", "no GPU found"
+    if distributed.ranks_here() > torch.cuda.device_count():
+        return "cpu", "more ranks than GPUs"
     if has_pictures(cfg):
         return "cuda", "observations are pictures"
     if reason := reason_against_residence(cfg):

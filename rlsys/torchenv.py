@@ -25,6 +25,7 @@ from envs.gym import check_action_space, leaves_of
 from envs.registration import find
 from envs.stack import FrameStack
 from rlsys.config import AtariConfig, GymnasiumConfig, SimConfig
+from rlsys.distributed import ALONE, Ranks
 from rlsys.networks import ObsSpec, Part
 from rlsys.policy import ActionSpec
 
@@ -65,6 +66,7 @@ class BatchEnv(Protocol):
     single_observation_space: gymnasium.Space
     single_action_space: gymnasium.Space
     metadata: dict[str, Any]
+    of_each_env: tuple[str, ...]  # names in `get_state` of arrays that have a stretch for each env
     valid: NDArray | None
 
     def arrays(self) -> Transition: ...
@@ -145,10 +147,13 @@ class Episodes:
 
 
 class TorchEnv:
-    """N envs (a BatchEnv) as tensors on `device`. Bind the tensors to write into once (`bind`), then `step(action, slot)`."""
+    """N envs (a BatchEnv) as tensors on `device`. Bind the tensors to write into once (`bind`), then `step(action, slot)`.
 
-    def __init__(self, env: Any, device: str | torch.device = "cpu"):
-        self.env, self.num_envs, self.device = env, env.num_envs, torch.device(device)
+    ranks: who has the rest of the envs, if these are only a share of them. Episodes are counted, and states saved, of all.
+    """
+
+    def __init__(self, env: Any, device: str | torch.device = "cpu", ranks: Ranks = ALONE):
+        self.env, self.num_envs, self.device, self.ranks = env, env.num_envs, torch.device(device), ranks
         world = env.env if isinstance(env, FrameStack) else env
         self.is_native = isinstance(world, SimVectorEnv)  # its state can be saved
         self.has_resets = env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP  # some steps are not experience
@@ -157,7 +162,7 @@ class TorchEnv:
         if self.device.type != "cpu" and not env.is_resident:
             self._host = env.bind(env.arrays())
         self.stepping = Stopwatch()
-        self.episodes = Episodes(max(EPISODE_WINDOW, self.num_envs), self.device)
+        self.episodes = Episodes(max(EPISODE_WINDOW, self.num_envs * ranks.size), self.device)
         self.reset()
 
     @property
@@ -168,8 +173,13 @@ class TorchEnv:
 
     @property
     def is_resident(self) -> bool:
-        """Whether the envs are on the GPU: then `step` waits for nothing, and episodes are to be given to `count`."""
+        """Whether the envs are on the GPU: then `step` waits for nothing."""
         return self.env.is_resident
+
+    @property
+    def leaves_counting(self) -> bool:
+        """Whether the steps of a rollout are to be given to `count`, because `step` waits neither for a GPU nor for ranks."""
+        return self.is_resident or self.ranks.size > 1
 
     def reason_against_graph(self) -> str | None:
         """Why steps cannot be part of a CUDA graph, or None if they can."""
@@ -214,7 +224,7 @@ class TorchEnv:
         """Act in every env: action [N] int64 or [N, *shape] float32, in the env's units. Fills the slot's tensors.
 
         Returns the mask (N,) of envs whose episode ended, None if none did, or if the envs are on the GPU: nobody waits
-        for them, and episodes are counted by `count`.
+        for them. Counts the episodes, unless `leaves_counting`.
         """
         tensors, arrays, reward = slot
         if self.is_resident:
@@ -230,7 +240,7 @@ class TorchEnv:
             if self._host:
                 for name in Transition._fields:
                     getattr(tensors, name).copy_(torch.from_numpy(getattr(arrays, name)), non_blocking=True)
-            if ended is not None:
+            if ended is not None and not self.leaves_counting:
                 self.count(tensors.episode_return, tensors.episode_length)
         if reward is not tensors.reward:
             tensors.reward.copy_(reward)
@@ -246,8 +256,8 @@ class TorchEnv:
             self.count(torch.from_numpy(episode_return[ended]), torch.from_numpy(episode_length[ended]))
 
     def count(self, episode_return: Tensor, episode_length: Tensor) -> None:
-        """Take note of the episodes that ended in steps [..., N]: those whose length is not 0."""
-        self.episodes.add(episode_return, episode_length)
+        """Take note of the episodes that ended in steps [..., N], of all ranks: those whose length is not 0."""
+        self.episodes.add(self.ranks.gather(episode_return, -1), self.ranks.gather(episode_length, -1))
 
     def metrics(self) -> dict[str, float]:
         """Mean return and length of the episodes since the last call, of the last 100 if there are fewer (nothing before the
@@ -263,18 +273,20 @@ class TorchEnv:
         return {"rollout/ep_rew_mean": means[0], "rollout/ep_len_mean": means[1], "rollout/episodes": count}
 
     def state(self) -> dict[str, Any]:
-        """What resuming needs. Native envs come back where they were; others begin new episodes."""
+        """What resuming needs, of all ranks' envs. Native envs come back where they were; others begin new episodes."""
         self._follow_stream()
+        state = of_each_env(self.env.get_state(), self.env.of_each_env, self.ranks.gather)
         recent = self.episodes.recent[:-1].numpy(force=True).copy()
         since = self.episodes.since.tolist()
-        return {"episodes": int(self.episodes.count), "recent": recent, "since": since, "env": self.env.get_state()}
+        return {"episodes": int(self.episodes.count), "recent": recent, "since": since, "env": state}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.episodes.count.fill_(state["episodes"])
         self.episodes.recent[:-1] = torch.as_tensor(state["recent"])
         since = state.get("since", [0.0, 0.0, 0.0])  # older checkpoints have none
         self.episodes.since[:] = torch.as_tensor(since, dtype=torch.float64)
-        self._receive(lambda obs: self.env.set_state(state["env"], obs))
+        mine = of_each_env(state["env"], self.env.of_each_env, self.ranks.mine)
+        self._receive(lambda obs: self.env.set_state(mine, obs))
 
     def _receive(self, fill: Callable[[Any], None]) -> None:
         """Let the envs fill a new `obs`."""
@@ -303,21 +315,25 @@ def make_env(
     autoreset_mode: str = "SameStep",
     render_mode: str | None = None,
     resident: bool = False,
+    ranks: Ranks = ALONE,
 ) -> TorchEnv:
     """The envs that `config` (a SimConfig, GymnasiumConfig or AtariConfig) describes. split: "train", "validation" or "test".
 
-    device: of the tensors. resident: the envs, if they are a sim's, are on that device as well.
+    device: of the tensors. resident: the envs, if they are a sim's, are on that device as well. ranks: who shares num_envs.
     """
     env: Any  # a BatchEnv
+    all_envs, num_envs = num_envs, num_envs // ranks.size
     how: dict[str, Any] = {"seed": seed, "split": split, "autoreset_mode": autoreset_mode}
+    how["first_env"] = ranks.rank * num_envs
     if isinstance(config, GymnasiumConfig):
         how |= {"vectorization": config.vectorization, "kwargs": config.kwargs, "render_mode": render_mode}
+        how["all_envs"] = all_envs
         env = envs.gym.make(config.id, num_envs, **how)
     elif isinstance(config, AtariConfig):
         keys = {
             key: value for key, value in dataclasses.asdict(config).items() if key not in ("name", "id", "frame_stack")
         }
-        env = envs.atari.make(config.id, num_envs, **keys, **how, render_mode=render_mode)
+        env = envs.atari.make(config.id, num_envs, **keys, **how, all_envs=all_envs, render_mode=render_mode)
     else:
         env = envs.make_vec(
             config.name,
@@ -330,7 +346,18 @@ def make_env(
             device=device if resident else "cpu",
             **how,
         )
-    return TorchEnv(FrameStack(env, config.frame_stack) if config.frame_stack > 1 else env, device)
+    return TorchEnv(FrameStack(env, config.frame_stack) if config.frame_stack > 1 else env, device, ranks)
+
+
+def of_each_env(state: dict[str, Any], names: tuple[str, ...], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """The state of envs, changed where it is the envs' own: under `names`."""
+
+    def changed(value: Any, is_own: bool) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(inner, is_own or key in names) for key, inner in value.items()}
+        return change(value) if is_own else value
+
+    return changed(state, False)
 
 
 def origin(config: Any) -> str | None:

@@ -15,6 +15,7 @@ LEVELS = {
     "rlsys.rollout_kernels": 1,
     "rlsys.dqn_kernels": 1,
     "rlsys.native": 1,
+    "rlsys.distributed": 1,
     "rlsys.networks": 1,
     "rlsys.policy": 1,
     "rlsys.returns": 1,

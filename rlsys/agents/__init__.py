@@ -130,9 +130,10 @@ def exploration(
     steps: int, env: TorchEnv, epsilon: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Epsilon-greedy: whether to explore, and the action to take if so, for each step to come: [steps, N] each."""
-    shape = (steps, env.num_envs)
+    shape = (steps, env.num_envs * env.ranks.size)  # of all ranks: each draws the same numbers and takes its own
     explore = torch.rand(shape, generator=generator, device=env.device) < epsilon
-    return explore, torch.randint(env.action_spec.n, shape, generator=generator, device=env.device)
+    action = torch.randint(env.action_spec.n, shape, generator=generator, device=env.device)
+    return env.ranks.mine(explore, 1), env.ranks.mine(action, 1)
 
 
 def permutations(
@@ -141,15 +142,16 @@ def permutations(
     """Minibatches: indices [B] into a flattened rollout, for each row of order [n_epochs, T N] a new permutation of all steps.
 
     It is written into that row, of which the minibatches are views; but where not all steps are experience, `valid` [T, N],
-    they are new tensors.
+    they are new tensors. Where ranks share the envs, order is of all their steps, and a rank gets those of a minibatch that
+    it has taken itself: together they learn from what one process would.
     """
     if not env.has_resets:
         rows = [torch.randperm(len(row), generator=generator, out=row) for row in order]
     else:
-        samples = valid.flatten().nonzero().flatten()
+        samples = env.ranks.gather(valid, 1).flatten().nonzero().flatten()
         new = [torch.randperm(len(samples), generator=generator, device=samples.device) for _ in order]
         rows = [samples[at] for at in new if len(at)]
-    return [at for row in rows for at in row.split(batch_size)]
+    return [env.ranks.own(at, env.num_envs) for row in rows for at in row.split(batch_size)]
 
 
 def adam(parameters: list[torch.nn.Parameter], capture: Capture, epsilon: float = 1e-8) -> torch.optim.Optimizer:

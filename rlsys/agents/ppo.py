@@ -53,7 +53,7 @@ class PPO:
     ):
         """engine: "torch", "native" (MLPs on the CPU, compiled: see native.py), "graph" (on a GPU: see capture.py), or "auto":
         native or graph where it can be. threads: of the native engine; None leaves it to choose."""
-        self.env, self.config, device = env, config, env.device
+        self.env, self.config, self.ranks, device = env, config, env.ranks, env.device
         spec = PolicySpec(
             obs=env.obs_spec,
             action=env.action_spec,
@@ -70,6 +70,7 @@ class PPO:
             self.policy = Policy(spec).to(device)
             self.critic = Critic(self.policy.encoder, config.hidden, config.activation).to(device)
         self.parameters = [*self.policy.parameters(), *self.critic.parameters()]
+        self.ranks.share_(self.parameters)
         self.native = self.make_native(engine, threads)
         self.capture = Capture(engine, device)
         self.optimizer: Any = self.native or adam(self.parameters, self.capture, epsilon=ADAM_EPSILON)
@@ -81,12 +82,13 @@ class PPO:
         self.updates = 0
 
         # The rollout: observation t + 1 is written by step t, so there is one more of them.
-        length, n = config.n_steps, env.num_envs
+        length, n, all_envs = config.n_steps, env.num_envs, env.num_envs * self.ranks.size
         self.rollout = env.empty_steps(length)
         self.obs = torch.zeros((length + 1, *env.obs.shape), dtype=env.obs_dtype, device=device)
         self.action = action_tensor(env.action_spec, length, n, device=device)
         self.log_prob = torch.zeros(length, n, device=device)
-        self.noise = torch.zeros(length, n, env.action_spec.size, device=device)
+        self.all_noise = torch.zeros(length, all_envs, env.action_spec.size, device=device)
+        self.noise = self.ranks.mine(self.all_noise, 1)
         rows = [type(self.rollout)(*row) for row in zip(*self.rollout, strict=True)]
         self.slots = [env.bind(row._replace(obs=self.obs[t + 1])) for t, row in enumerate(rows)]
         self.fused = None
@@ -105,7 +107,7 @@ class PPO:
         self.fit = self.capture(
             self.torch_steps, config.target_kl and "target_kl is looked at after each gradient step"
         )
-        self.order = torch.zeros(config.n_epochs, length * n, dtype=torch.int64, device=device)
+        self.order = torch.zeros(config.n_epochs, length * all_envs, dtype=torch.int64, device=device)
 
     # -- one iteration -----------------------------------------------------------------------------------------------
 
@@ -119,7 +121,7 @@ class PPO:
         with self.learning:
             value, advantage, target = self.estimate()
             metrics = self.update(value, advantage, target, learning_rate, clip_range)
-            self.policy.encoder.update_norm(self.obs[:-1])  # last: the update saw what the rollout saw
+            self.policy.encoder.update_norm(self.obs[:-1], self.ranks)  # last: the update saw what the rollout saw
         return metrics
 
     @torch.no_grad()
@@ -127,15 +129,15 @@ class PPO:
         """Act for n_steps; fills obs, action, log_prob and rollout."""
         self.obs[0].copy_(self.env.obs)
         if self.policy.spec.rule == "categorical":
-            self.noise.exponential_(generator=self.generator)
+            self.all_noise.exponential_(generator=self.generator)
         else:
-            self.noise.normal_(generator=self.generator)
+            self.all_noise.normal_(generator=self.generator)
         if self.fused:
             self.collect_fused(self.noise.numpy())
         else:
             self.play()
             self.env.obs = self.obs[-1]
-        self.steps += self.log_prob.numel()
+        self.steps += self.log_prob.numel() * self.ranks.size
 
     @torch.no_grad()
     def act_and_step(self) -> None:
@@ -143,7 +145,7 @@ class PPO:
         for t, slot in enumerate(self.slots):
             self.act(self.obs[t], self.noise[t], self.action[t], self.log_prob[t])
             self.env.step(self.policy.to_env(self.action[t]), slot)
-        if self.env.is_resident:
+        if self.env.leaves_counting:
             self.env.count(self.rollout.episode_return, self.rollout.episode_length)
 
     def collect_fused(self, noise: NDArray) -> None:
@@ -203,7 +205,7 @@ class PPO:
                 advantage, target, self.capture.number("clip_range", clip_range), *self.minibatches()
             )
         self.updates += taken
-        spread = (target - value).var() / target.var()
+        spread = self.ranks.moments((target - value).flatten())[2] / self.ranks.moments(target.flatten())[2]
         return {
             **means,
             "train/explained_variance": 1.0 - spread,
@@ -223,10 +225,11 @@ class PPO:
         logs: list[dict[str, Tensor]] = []
         for at in minibatches:
             loss, log = self.loss(obs[at], action[at], log_prob[at], flat_advantage[at], flat_target[at], clip_range)
-            if c.target_kl is not None and log["train/approx_kl"] > 1.5 * c.target_kl:  # waits for the device
-                break
             self.optimizer.zero_grad()
             loss.backward()
+            self.ranks.mean_([*(x.grad for x in self.parameters), *log.values()], weight=len(at))
+            if c.target_kl is not None and log["train/approx_kl"] > 1.5 * c.target_kl:  # waits for the device
+                break
             log["train/grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, c.max_grad_norm)
             self.optimizer.step()
             logs.append(log)
@@ -281,8 +284,8 @@ class PPO:
         features = self.policy.encoder(obs)
         rule = self.policy.rule(features)
         value = self.critic(features)
-        if c.normalize_advantage and len(advantage) > 1:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        if c.normalize_advantage:
+            advantage = self.ranks.standardised(advantage)
 
         log_ratio = rule.log_prob(action) - old_log_prob
         ratio = log_ratio.exp()
@@ -332,7 +335,7 @@ class PPO:
             return reward
         sums, carry = returns.discounted_sums(reward, ended, self.return_carry, self.config.gamma)
         self.return_carry.copy_(carry)
-        self.return_norm.update(sums)
+        self.return_norm.update(sums, self.ranks)
         return (reward / (self.return_norm.var.float() + 1e-8).sqrt()).clamp(-10.0, 10.0)
 
     def make_native(self, engine: str, threads: int | None) -> Native | None:
@@ -359,14 +362,14 @@ class PPO:
     # -- resuming ----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that decides the next iteration."""
+        """Everything that decides the next iteration, of all ranks."""
         return {
             "policy": self.policy.state(),
             "critic": dict(self.critic.state_dict()),
             "optimizer": optimizer_state(self.optimizer),
             "generator": self.generator.get_state(),
             "return_norm": dict(self.return_norm.state_dict()),
-            "return_carry": self.return_carry,
+            "return_carry": self.ranks.gather(self.return_carry),
             "env": self.env.state(),
             "steps": self.steps,
             "updates": self.updates,
@@ -378,6 +381,6 @@ class PPO:
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.return_norm.load_state_dict(state["return_norm"])
-        self.return_carry.copy_(state["return_carry"])
+        self.return_carry.copy_(self.ranks.mine(state["return_carry"]))
         self.env.load_state(state["env"])
         self.steps, self.updates = state["steps"], state["updates"]

@@ -29,7 +29,7 @@ class PQN:
             raise ValueError(
                 "agent=pqn needs a Discrete action space, and this one is a Box. Use agent=ppo, or agent=sb3 with SAC."
             )
-        self.env, self.config, device = env, config, env.device
+        self.env, self.config, self.ranks, device = env, config, env.ranks, env.device
         spec = PolicySpec(
             obs=env.obs_spec,
             action=env.action_spec,
@@ -45,6 +45,7 @@ class PQN:
             torch.manual_seed(seed)
             self.policy = Policy(spec).to(device)
         self.parameters = list(self.policy.parameters())
+        self.ranks.share_(self.parameters)
         self.capture = Capture(engine, device)
         # There is no fused RAdam; `capturable` keeps its step counts on the device, where nothing has to wait for them.
         rate = self.capture.number("learning_rate", 0.0)
@@ -69,7 +70,7 @@ class PQN:
         self.play = self.capture(self.act_and_step, env.reason_against_graph())
         self.aim = self.capture(self.targets)
         self.fit = self.capture(self.gradient_steps)
-        self.order = torch.zeros(config.n_epochs, length * n, dtype=torch.int64, device=device)
+        self.order = torch.zeros(config.n_epochs, length * n * self.ranks.size, dtype=torch.int64, device=device)
 
     # -- one iteration -----------------------------------------------------------------------------------------------
 
@@ -83,7 +84,7 @@ class PQN:
         self.collect(epsilon)
         with self.learning:
             metrics = self.update(self.aim())
-            self.policy.encoder.update_norm(self.obs[:-1])  # last: the update saw what the rollout saw
+            self.policy.encoder.update_norm(self.obs[:-1], self.ranks)  # last: the update saw what the rollout saw
         return {
             "rollout/exploration_rate": epsilon,
             **metrics,
@@ -100,7 +101,7 @@ class PQN:
         self.random_action.copy_(random_action)
         self.play()
         self.env.obs = self.obs[-1]
-        self.steps += self.action.numel()
+        self.steps += self.action.numel() * self.ranks.size
 
     @torch.no_grad()
     def act_and_step(self) -> None:
@@ -110,7 +111,7 @@ class PQN:
             self.action[t] = torch.where(self.explore[t], self.random_action[t], best)
             self.env.step(self.action[t], slot)
         self.value[-1] = self.greedy_value(self.obs[-1])
-        if self.env.is_resident:
+        if self.env.leaves_counting:
             self.env.count(self.rollout.episode_return, self.rollout.episode_length)
 
     @torch.no_grad()
@@ -136,6 +137,7 @@ class PQN:
             loss, log = self.loss(obs[at], action[at], target[at])
             self.optimizer.zero_grad()
             loss.backward()
+            self.ranks.mean_([*(x.grad for x in self.parameters), *log.values()], weight=len(at))
             log["train/grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
             self.optimizer.step()
             logs.append(log)
@@ -169,7 +171,7 @@ class PQN:
     # -- resuming ----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that decides the next iteration."""
+        """Everything that decides the next iteration, of all ranks."""
         return {
             "policy": self.policy.state(),
             "optimizer": optimizer_state(self.optimizer),

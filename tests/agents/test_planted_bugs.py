@@ -12,6 +12,7 @@ import torch
 
 from rlsys import buffers, returns
 from rlsys.agents import dqn, ppo, pqn
+from rlsys.distributed import Ranks
 from tests import probes
 from tests.agents import (
     test_buffers,
@@ -77,7 +78,7 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("clipped at one end", ppo.PPO, "loss", "1.0 - clip_range, 1.0 + clip_range", "0.0, 1.0 + clip_range", like_sb3_ppo),
     ("entropy is punished", ppo.PPO, "loss", "- c.ent_coef", "+ c.ent_coef", like_sb3_ppo),
     ("no vf_coef", ppo.PPO, "loss", "c.vf_coef * ", "", like_sb3_ppo),
-    ("spread of advantages kept", ppo.PPO, "loss", " / (advantage.std() + 1e-8)", "", like_sb3_ppo),
+    ("spread of advantages kept", Ranks, "standardised", " / (x.std() + 1e-8)", "", like_sb3_ppo),
     ("gradients pile up", ppo.PPO, "torch_steps", "self.optimizer.zero_grad()", "pass", like_sb3_ppo),
     ("gradients pile up", dqn.DQN, "gradient_step", "self.optimizer.zero_grad()", "pass", like_sb3_dqn),
     ("squared error", dqn.DQN, "loss", "F.smooth_l1_loss", "F.mse_loss", like_sb3_dqn),
@@ -117,7 +118,7 @@ BUGS = [  # what is wrong, owner, function, right, wrong, the test that notices
     ("half forgotten", pqn.PQN, "loss", "0.5 * ", "", pqn_update),
     ("best action learned, not the one taken", pqn.PQN, "loss", "action.unsqueeze(-1)", "obs[:, :1].long() * 0", pqn_actions),
     ("learning on resets", pqn, "permutations", "not env.has_resets", "True", pqn_only_resets),
-    ("normaliser never updated", pqn.PQN, "iterate", "self.policy.encoder.update_norm(", "id(", pqn_normaliser),
+    ("normaliser never updated", pqn.PQN, "iterate", "self.policy.encoder.update_norm", "id or ", pqn_normaliser),
     ("newest row out of reach", buffers.Replay, "sample", "bits % filled", "bits % (filled - 3).clamp(min=1)", uniform),
     ("importance weights forgotten", dqn.DQN, "loss", "(weight * loss)", "loss", weighted),
     ("sign of the error kept", dqn.DQN, "loss", "(q.detach() - target).abs()", "(q.detach() - target)", weighted),
