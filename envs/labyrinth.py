@@ -6,7 +6,8 @@ levels measures generalisation.
 
 **Action** `Discrete(4)`: move one square 0 up, 1 right, 2 down, 3 left.
 
-**Observation** `MultiBinary((9, 9, 5))`: walls, the thread, where the agent has been, the goal, and where it lies, as in Maze.
+**Observation** `MultiBinary((9, 9, 6))`, as in Maze: walls, the thread, where the agent has been, the goal, where that lies, and
+where the agent came from.
 
 **Reward** 1 on reaching the goal, else 0. **Start**: start and goal are uniform on distinct cells.
 **End**: terminated at the goal; truncated after 2500 steps (the longest way possible has 1248, and a walk through every passage
@@ -28,7 +29,7 @@ from envs.maze import PLANES, WINDOW, build, draw_maze, first_step, is_sound, lo
 MOST = 25  # cells
 SIZE = 2 * MOST + 1  # squares; a smaller maze leaves the lower right of them solid
 
-State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", walls=("u1", (SIZE, SIZE)))
+State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", came="u1", walls=("u1", (SIZE, SIZE)))
 Params = params(cells=MOST)
 
 

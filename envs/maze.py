@@ -6,7 +6,7 @@ level ids ("train", "test") is a split of mazes, and the score on the test level
 
 **Action** `Discrete(4)`: move one square 0 up, 1 right, 2 down, 3 left. Into a wall: nothing happens.
 
-**Observation** `MultiBinary((9, 9, 5))`, the squares around the agent by (row, column, plane), row 0 at the top, the agent at
+**Observation** `MultiBinary((9, 9, 6))`, the squares around the agent by (row, column, plane), row 0 at the top, the agent at
 (4, 4):
 
 | plane | 1 where |
@@ -16,6 +16,7 @@ level ids ("train", "test") is a split of mazes, and the score on the test level
 | 2 | the agent has been, and the thread does not lie any more |
 | 3 | the goal is, if it is in sight |
 | 4 | the square of the window that is nearest to the goal |
+| 5 | the agent was before its last move |
 
 From the start to the agent lies a thread, as Ariadne's: going on the agent unwinds it, going back along it winds it up. So the
 observation does not show the whole state, but what an explorer must know: who enters new passages as long as there are any,
@@ -50,10 +51,11 @@ OPEN, WALL, THREAD, BEEN = (
     2,
     3,
 )  # codes of `walls`; where the thread lies, and where the agent has been, is open too
-WINDOW, REACH, PLANES = 9, 4, 5  # the squares that are seen, and how far on either side of the agent
+WINDOW, REACH, PLANES = 9, 4, 6  # the squares that are seen, and how far on either side of the agent
 DOWN, RIGHT = (-1, 0, 1, 0), (0, 1, 0, -1)  # rows and columns of a move up, right, down, left
 
-State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", walls=("u1", (SIZE, SIZE)))
+# `came` is 1 + the direction of the last move, 0 at the start.
+State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", came="u1", walls=("u1", (SIZE, SIZE)))
 Params = params()
 
 
@@ -140,10 +142,13 @@ def look(s, size, obs):
             flat[square + 2] = code == BEEN
             flat[square + 3] = 0
             flat[square + 4] = 0
+            flat[square + 5] = 0
     goal_row, goal_column = int(s.goal_row) - top, int(s.goal_column) - left
     row, column = min(max(goal_row, 0), WINDOW - 1), min(max(goal_column, 0), WINDOW - 1)
     obs[row, column, 3] = row == goal_row and column == goal_column
     obs[row, column, 4] = 1
+    if s.came:
+        obs[REACH - DOWN[s.came - 1], REACH - RIGHT[s.came - 1], 5] = 1
 
 
 @njit
@@ -158,7 +163,7 @@ def step(s, p, action):
         if s.walls[row, column] == THREAD:  # back
             s.walls[s.row, s.column] = BEEN
         s.walls[row, column] = THREAD
-        s.row, s.column = row, column
+        s.row, s.column, s.came = row, column, action + 1
     arrived = s.row == s.goal_row and s.column == s.goal_column
     return (1.0 if arrived else 0.0), arrived
 
@@ -176,7 +181,7 @@ def is_sound(s, size):
             is_edge = i == 0 or j == 0 or i == size - 1 or j == size - 1
             if s.walls[i, j] > BEEN or (is_edge and s.walls[i, j] != WALL):
                 return False
-    return is_inside(s.row, s.column, size) and is_inside(s.goal_row, s.goal_column, size)
+    return s.came <= 4 and is_inside(s.row, s.column, size) and is_inside(s.goal_row, s.goal_column, size)
 
 
 @njit

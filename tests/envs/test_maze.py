@@ -174,20 +174,22 @@ def plain_window(s):
     (row, column), goal = ends(s)
     padded = np.pad(s["walls"], 4, constant_values=1)
     window = padded[row : row + 9, column : column + 9]
-    obs = np.zeros((9, 9, 5), np.int8)
+    obs = np.zeros((9, 9, 6), np.int8)
     obs[..., 0], obs[..., 1], obs[..., 2] = window == 1, window == 2, window == 3
     places = [(i, j) for i in range(9) for j in range(9)]
     distances = [abs(row - 4 + i - goal[0]) + abs(column - 4 + j - goal[1]) for i, j in places]
     obs[*places[int(np.argmin(distances))], 4] = 1
     if min(distances) == 0:
         obs[*places[int(np.argmin(distances))], 3] = 1
+    if s["came"]:
+        obs[(5, 4, 3, 4)[s["came"] - 1], (4, 3, 4, 5)[s["came"] - 1], 5] = 1
     return obs
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_observation_is_the_window_around_the_agent(kind):
     env = wandered(kind, 60, 80)
-    seen = np.zeros(5, int)
+    seen = np.zeros(6, int)
     for s, obs in zip(env.state, env.observe(), strict=True):
         np.testing.assert_array_equal(obs, plain_window(s))
         seen += obs.sum(axis=(0, 1))
@@ -199,18 +201,21 @@ def test_the_observation_is_the_window_around_the_agent(kind):
 def test_the_agent_walks_where_no_wall_is_and_a_thread_lies_on_the_way_it_would_go_back(kind):
     env = wandered(kind, 40, 0)
     starts = [ends(s)[0] for s in env.state]
-    been = [{start} for start in starts]
+    been, last = [{start} for start in starts], [None] * 40
     for _ in range(100):
         before, actions = env.state.copy(), env.action_space.sample()
-        _, reward, terminated, _, _ = env.step(actions)
+        obs, reward, terminated, _, _ = env.step(actions)
         for i, (old, new) in enumerate(zip(before, env.state, strict=True)):
             if old["ended"]:
-                starts[i], been[i] = ends(new)[0], {ends(new)[0]}
+                starts[i], been[i], last[i] = ends(new)[0], {ends(new)[0]}, None
                 continue
             (row, column), goal = ends(old)
             target = (row + (-1, 0, 1, 0)[actions[i]], column + (0, 1, 0, -1)[actions[i]])
             where = target if old["walls"][target] != 1 else (row, column)
             been[i].add(where)
+            last[i] = (row, column) if where == target else last[i]
+            shown = [(where[0] - 4 + i, where[1] - 4 + j) for i, j in np.argwhere(obs[i, ..., 5]).tolist()]
+            assert shown == ([last[i]] if last[i] else [])
             assert ends(new) == (where, goal)
             assert terminated[i] == (where == goal)
             assert reward[i] == (1.0 if where == goal else 0.0)
@@ -232,14 +237,14 @@ def test_who_follows_the_thread_back_where_nothing_is_new_finds_every_goal(name)
     found = np.zeros(200, bool)
     cells = (env.state["walls"][0] != 1).sum() // 2 + 1  # of a tree, half of whose squares are passages
     for _ in range(2 * 2 * (cells - 1)):
-        beside = np.stack([obs[:, 3, 4], obs[:, 4, 5], obs[:, 5, 4], obs[:, 4, 3]], axis=1).astype(int)  # [N, 4, 5]
-        obs, _, terminated, _, _ = env.step((beside @ [-3, -1, -2, 1, 0]).argmax(1))
+        beside = np.stack([obs[:, 3, 4], obs[:, 4, 5], obs[:, 5, 4], obs[:, 4, 3]], axis=1).astype(int)  # [N, 4, 6]
+        obs, _, terminated, _, _ = env.step((beside @ [-3, -1, -2, 1, 0, 0]).argmax(1))
         found |= terminated
     assert found.all()
 
 
 @pytest.mark.parametrize(
-    "damage", [{"row": 0}, {"row": 18}, {"column": 200}, {"goal_row": 255}, {"walls": 0}, {"walls": 4}]
+    "damage", [{"row": 0}, {"row": 18}, {"column": 200}, {"goal_row": 255}, {"walls": 0}, {"walls": 4}, {"came": 5}]
 )
 def test_a_damaged_snapshot_is_refused(damage):
     env = envs.make_vec("maze", 3, seed=0)

@@ -75,6 +75,8 @@ IN_SIMS = [  # sim, what is wrong, right, wrong, the test that notices
     ("labyrinth", "deaf to its parameter", "build(s, SIZE, side_of(p))", "build(s, SIZE, MOST)", smaller),
     ("maze", "window off by one", "left = int(s.row) - REACH, int(s.column) - REACH",
      "left = int(s.row) - REACH, int(s.column) - REACH + 1", window),
+    ("maze", "came from the other side", "s.row, s.column, s.came = row, column, action + 1",
+     "s.row, s.column, s.came = row, column, (action + 2) % 4 + 1", thread),
     ("maze", "the thread is never wound up", "if s.walls[row, column] == THREAD:", "if False:", thread),
     ("maze", "swapped actions", "int(s.row) + DOWN[action], int(s.column) + RIGHT[action]",
      "int(s.row) + RIGHT[action], int(s.column) + DOWN[action]", test_maze.test_moves_by_hand),
