@@ -134,6 +134,7 @@ def test_what_is_typed_later_takes_the_place_of_a_presets_value():
         (["agent.gamma=0.9,0.99", "sweep.jobs_per_gpu=2"], "needs sweep.gpus_per_worker=1"),
         (["agent.gamma=0.9,0.99", "sweep.gpus_per_worker=64"], "sweep.gpus_per_worker=64 and sweep.jobs_per_gpu=1"),
         (["agent.gamma=0.9,0.99", "device=cuda"], "sweep.gpus_per_worker=1"),
+        (["agent.gamma=0.9,0.99", "distributed=ddp"], "sweep.workers"),
         (["agent.gamma=0.9,0.99", "run_dir=here"], "sweep.dir=FOLDER"),
         (["agent.gamma=0.9,0.99", "seed=1,1.5"], "seeds are integers"),
         (["agent.gamma=0.9,0.99", "seed=interval(1,3)"], "seed=1,2,3"),

@@ -259,6 +259,10 @@ def plan(fixed: list[str], space: dict[str, Parameter], seeds: list[int], sweep:
                 f"sweep.interval={spec.interval} is shorter than one iteration, which takes {longest} steps: raise it, or "
                 "lower num_envs or n_steps."
             )
+    if config.distributed == "ddp":
+        raise ConfigError(
+            "distributed=ddp: a run of a sweep is one process. Leave it out; more runs side by side: sweep.workers."
+        )
     if config.device == "cuda" and not sweep.gpus_per_worker:
         raise ConfigError("device=cuda: the runs of a sweep see no GPU but with sweep.gpus_per_worker=1 or more.")
     corners = {key: parameter.corners() for key, parameter in space.items()}
