@@ -141,7 +141,7 @@ def test_what_is_typed_later_takes_the_place_of_a_presets_value():
         (["agent.gamma=glob(*)"], "choice(...), range(...) and interval(...)"),
         (["resume"], "needs a sweep's folder"),
         (["resume", "nowhere"], "no sweep at 'nowhere'"),
-        (["show", "sqlite:////nowhere/at/all.db"], "cannot be opened"),
+        (["show", "sqlite:////nowhere/at/all.db"], "there is no such file"),
     ],
 )
 def test_a_mistake_ends_with_exit_code_2_a_remedy_and_nothing_begun(arguments, words, tmp_path, monkeypatch, capsys):
