@@ -1,7 +1,7 @@
 """The `rlsys` command. Each verb parses, imports what it needs, calls one function and returns an exit code.
 
-Nothing heavy is imported before a verb needs it: `rlsys --help` and a mistyped key answer at once. Only this file knows
-Hydra.
+Nothing heavy is imported before a verb needs it: `rlsys --help` and a mistyped key answer at once. Only this file and
+hydra_plugins/ know Hydra.
 """
 
 import argparse
@@ -55,8 +55,9 @@ Examples:
 TRAIN_HELP = """\
 usage: rlsys train [key=value ...] [-m] [--cfg job] [--info] [--quiet] [--config-dir DIR] [--allow-import MODULE]
 
-  -m, --multirun          run every combination of comma-separated values, one after the other; on a SLURM cluster, side by
-                          side, with hydra/launcher=submitit_slurm (pip install 'rlsys[slurm]')
+  -m, --multirun          run every combination of comma-separated values, one after the other; side by side on a SLURM
+                          cluster with hydra/launcher=submitit_slurm (pip install 'rlsys[slurm]'), on a Ray cluster or this
+                          machine's cores with ray or ray_local (rlsys[ray]), hydra.launcher.num_cpus= and num_gpus= a run
   --cfg job               print the composed configuration and stop
   --info                  print how Hydra composes it and stop
   --quiet                 no progress display
@@ -76,7 +77,7 @@ Every key, with its default (every *_every counts environment steps, of all envs
 # Plugins of Hydra that run a grid elsewhere, and how they come here.
 LAUNCHERS = {
     "submitit_": "pip install 'rlsys[slurm]'",
-    "ray": "pip install hydra-ray-launcher, which rlsys is not tested with (docs/design.md, Elsewhere)",
+    "ray": "pip install 'rlsys[ray]'",
 }
 
 SEARCHED = "hydra.searchpath="
@@ -226,8 +227,10 @@ def train(argv: list[str]) -> int:
     meter = Meter(load_prices(), whole_process=True)
     command = shlex.join(["rlsys", "train", *argv])
     quiet, argv = take_flag(argv, "--quiet")
-    _, argv = take_allowed(argv)
+    modules, argv = take_allowed(argv)
     searched, argv = take_config_dir(argv)
+    if any(arg.startswith("hydra/launcher=ray") for arg in argv):
+        register_ray([f"--allow-import={module}" for module in modules])
     if set(argv) & {"--cfg", "-c", "--info", "-i"}:  # Hydra's own questions
         settings = [*searched, *(normalised(arg) for arg in argv if "=" in arg and arg[0] != "-")]
         compose(settings)  # our complaints are shorter
@@ -462,6 +465,16 @@ def hydra_main(arguments: list[str], run_job: Any) -> int:
     finally:
         sys.argv = before
     return OK
+
+
+def register_ray(options: list[str]) -> None:
+    """Give Hydra the launchers for Ray, if it is installed. options: what each run is told beside its overrides."""
+    from importlib.util import find_spec
+
+    if find_spec("ray"):
+        from hydra_plugins.rlsys_ray import register
+
+        register(options)
 
 
 def register_schemas() -> None:
