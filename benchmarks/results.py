@@ -60,8 +60,10 @@ def row(name: str, result: dict) -> str:
     share = f"{np.mean(shares):.1%}" if shares else "-"
     reached = f"{sum(run['solved'] for run in runs)} of {len(runs)}" if threshold is not None else "-"
     seconds = np.median([run["seconds"] for run in runs])
+    digits = 1 if abs(scores.mean()) > 2 else 3  # successes are shares
+    mean, low, high, worst = (f"{x:.{digits}f}" for x in (scores.mean(), low, high, scores.min()))
     return (
-        f"| `rlsys train experiment={name}` | {scores.mean():.1f} ({low:.1f} to {high:.1f}) | {share} | {scores.min():.1f} "
+        f"| `rlsys train experiment={name}` | {mean} ({low} to {high}) | {share} | {worst} "
         f"| {reached} | {runs[0]['steps']:,} | {seconds:.1f} s |"
     )
 

@@ -1182,6 +1182,8 @@ def estimate(argv: list[str]) -> int:
     compose([])  # as any run does, with what it has to import; all else the probe does itself
     composing = time.perf_counter() - began
     configs, runs, slots = planned_runs(argv, searched, multirun)
+    if any(config.distributed == "ddp" for config in configs):
+        raise UsageError("distributed=ddp: estimate probes one process. Leave it out.")
     found = []
     share = seconds * len(slots) / len(configs)
     some = estimates.probes(configs, share, slots=slots, allowed=modules, started=composing)

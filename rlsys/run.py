@@ -272,7 +272,8 @@ def follow(cfg: Config, agent: agents.Agent, device: str, stop: Stop) -> None:
 
 def agree(stop: Stop, ranks: Ranks) -> None:
     """Stop all ranks where one has been asked to."""
-    stop.requested = next(filter(None, ranks.words(stop.requested)), "")
+    if ranks.size > 1:
+        stop.requested = next(filter(None, ranks.words(stop.requested)), "")
 
 
 def picture(run: Run, policy: Any, cfg: Config, name: str, quiet: bool) -> list[Path]:

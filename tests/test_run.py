@@ -320,6 +320,7 @@ def test_runs_are_found_by_folder_glob_and_latest(tmp_path, monkeypatch):
 )
 def test_auto_takes_a_gpu_for_pictures_and_for_many_envs_that_can_live_there(data, device, why, monkeypatch):
     monkeypatch.setattr(run.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(run.torch.cuda, "device_count", lambda: 1)
     found, reason = run.choose_device(resolve(data))
     assert (found, why in reason) == (device, True), reason
 
