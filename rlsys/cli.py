@@ -1,7 +1,7 @@
 """The `rlsys` command. Each verb parses, imports what it needs, calls one function and returns an exit code.
 
 Nothing heavy is imported before a verb needs it: `rlsys --help` and a mistyped key answer at once. Only this file and
-hydra_plugins/ know Hydra.
+plugins/ know Hydra.
 """
 
 import argparse
@@ -472,6 +472,7 @@ def register_ray(options: list[str]) -> None:
     from importlib.util import find_spec
 
     if find_spec("ray"):
+        sys.path.append(str(Path(__file__).parent / "plugins"))  # of a package that all of Hydra's plugins share
         from hydra_plugins.rlsys_ray import register
 
         register(options)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(path for folder in ("envs", "hydra_plugins", "rlsys") for path in (ROOT / folder).rglob("*.py"))
+FILES = sorted(path for folder in ("envs", "rlsys") for path in (ROOT / folder).rglob("*.py"))
 
 # Level of each module of rlsys: it may import those of its own level and below, at the top of the file.
 LEVELS = {
@@ -61,12 +61,12 @@ LEVELS = {
     "rlsys.cli": 5,
     "rlsys.launch_ray": 4,
     "rlsys.__main__": 5,
-    "hydra_plugins.rlsys_ray": 5,
+    "rlsys.plugins.hydra_plugins.rlsys_ray": 5,
 }
 
 # Packages that only these modules may import, anywhere in the file.
 ONLY = {
-    "hydra": {"rlsys.cli", "hydra_plugins.rlsys_ray"},
+    "hydra": {"rlsys.cli", "rlsys.plugins.hydra_plugins.rlsys_ray"},
     "ray": {"rlsys.launch_ray"},
     "stable_baselines3": {"rlsys.agents.sb3"},
     "tensorboard": {"rlsys.events"},

@@ -1,7 +1,4 @@
-"""The launchers `ray` and `ray_local`: Hydra takes a launcher from a folder of this name only.
-
-Hydra imports this whenever it starts, so nothing heavy is imported here.
-"""
+"""The launchers `ray` and `ray_local`. Hydra takes a launcher from a package of this name only, to which cli.py adds this one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +54,7 @@ class RayLauncher(Launcher):
 
 
 def register(options: Sequence[str]) -> None:
-    """Make the launchers known, also where Hydra does not find them by itself: an editable install."""
+    """Make the launchers known to Hydra."""
     RayLauncher.options = options
     Plugins.instance().register(RayLauncher)
     for name, settings in {"ray": Settings(), "ray_local": Settings(address="local")}.items():
