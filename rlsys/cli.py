@@ -879,17 +879,22 @@ def compare(argv: list[str]) -> int:
     found = compare.compare(
         args.runs, by=args.by, baseline=args.baseline, metric=args.metric, at=args.at, task=args.task
     )
+    return show_findings(found, f"compared by: {found.value}", report, compare.to_text, args)
+
+
+def show_findings(
+    found: Any, head: str, report: Any, to_text: Callable[[Any], str], args: argparse.Namespace, after: list[str] = []
+) -> int:
+    """Write the page, if --out asks for it, and print tables and notes, or JSON. report: the module that makes them."""
     paths = report.write(found, args.out) if args.out else []
     if args.json:
-        print(compare.to_text(found))
+        print(to_text(found))
         return OK
-    print(f"compared by: {found.value}\n")
+    print(f"{head}\n")
     for title, rows in report.tables(found).items():
         table(title, rows)
-    for note in found.notes:
-        print(f"- {note}")
-    if paths:
-        print(paths[0])
+    for line in (*(f"- {note}" for note in found.notes), *after, *paths[:1]):
+        print(line)
     return OK
 
 
@@ -1505,20 +1510,9 @@ def report(argv: list[str]) -> int:
         found = findings.find(study, folder)
     if not found.best:
         return complain(f"{folder}: no trial has finished ({report.summary(found)}). See rlsys sweep show.", FAILED)
-    paths = report.write(found, args.out) if args.out else []
-    if args.json:
-        print(findings.to_text(found))
-        return OK
-    print(f"{folder}  ({report.summary(found)})\n")
-    for title, rows in report.tables(found).items():
-        table(title, rows)
-    for note in found.notes:
-        print(f"- {note}")
-    for number, command in found.commands.items():
-        print(f"train {f'trial {number}' if len(found.commands) > 1 else 'it'}: {command}")
-    if paths:
-        print(paths[0])
-    return OK
+    several = len(found.commands) > 1
+    commands = [f"train {f'trial {number}' if several else 'it'}: {typed}" for number, typed in found.commands.items()]
+    return show_findings(found, f"{folder}  ({report.summary(found)})", report, findings.to_text, args, commands)
 
 
 def sweep_help() -> str:

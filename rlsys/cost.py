@@ -190,11 +190,11 @@ def load_prices(path: str | None = None) -> Prices | None:
 
     ConfigError names the file and what is wrong in it.
     """
-    import yaml
-
     where = path or os.environ.get(VARIABLE)
     if not where:
         return None
+    import yaml  # here, because every command asks for the prices
+
     try:
         data = yaml.safe_load(Path(where).read_text())
         if not isinstance(data, dict) or not data.get("currency"):

@@ -7,9 +7,8 @@ import yaml
 from rlsys import cli, config
 from rlsys.sweep import Stopped, StorageLost, Sweep, reopen
 
-# A run of 5 evaluations that scores 500 - 100 |log10(rate) + 3| + seed / 10; its gamma says what goes wrong. To each it takes
-# a second of the wall's clock, two of cores and 10 (1 + rate) joules.
-TRAIN = """
+# How a stand-in begins: what is typed is in `typed`, with what the run that it goes on from has been told; `folder` is the run's.
+BEGIN = """
 import json, math, os, signal, sys, time
 typed = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
 stop = []
@@ -20,8 +19,17 @@ if "resume" in typed:
 else:
     folder = typed["run_dir"].strip('"') + "/env/agent/run"
     os.makedirs(folder)
+    if "init" in typed:
+        typed = {**json.load(open(typed["init"] + "/config.yaml")), **typed}
     json.dump(typed, open(folder + "/config.yaml", "w"))
 open(folder + "/command.txt", "a").write("start\\n")
+"""
+
+# A run of 5 evaluations that scores 500 - 100 |log10(rate) + 3| + seed / 10; its gamma says what goes wrong. To each it takes
+# a second of the wall's clock, two of cores and 10 (1 + rate) joules.
+TRAIN = (
+    BEGIN
+    + """
 attempt = len(open(folder + "/command.txt").readlines())
 if watched := os.environ.get("GPUS"):  # a folder: who is on which device is seen by locks there
     import fcntl, glob
@@ -67,6 +75,7 @@ if gamma != 0.54:
 json.dump(summary, open(folder + "/.summary", "w"))
 os.replace(folder + "/.summary", folder + "/summary.json")
 """
+)
 
 
 def compose(overrides: list[str]) -> config.Config:

@@ -26,7 +26,7 @@ from rlsys.sweep import Sweep, extend, reopen
 from rlsys.sweep.pbt import chosen_parent, explored, start
 from rlsys.sweep.spec import Parameter, Spec, plan
 from rlsys.sweep.study import Study
-from tests.sweeps import compose
+from tests.sweeps import BEGIN, compose
 from tests.test_run import learned, same
 from tests.test_sweep import holder, until
 
@@ -290,21 +290,9 @@ def test_the_best_is_the_best_of_those_that_have_come_furthest(tmp_path):
 # -- with processes ----------------------------------------------------------------------------------------------------
 
 # A run whose score is the sum over its steps of |log10 rate|, and whose state has the rates and steps of all its ancestors.
-TRAIN = """
-import json, math, os, signal, sys, time
-typed = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-if "resume" in typed:
-    folder = typed["resume"]
-    typed = {**json.load(open(folder + "/config.yaml")), **typed}
-else:
-    folder = typed["run_dir"].strip('"') + "/env/agent/run"
-    os.makedirs(folder)
-    if "init" in typed:
-        typed = {**json.load(open(typed["init"] + "/config.yaml")), **typed}
-    json.dump(typed, open(folder + "/config.yaml", "w"))
-open(folder + "/command.txt", "a").write("start\\n")
+TRAIN = (
+    BEGIN
+    + """
 history = json.load(open(typed["init"] + "/summary.json"))["history"] if "init" in typed else []
 rate, end = float(typed["agent.learning_rate"]), int(typed["stop_at"])
 begun = sum(steps for steps, _ in history)
@@ -320,6 +308,7 @@ summary = {"validation/best_mean_reward": score, "score": score, "history": hist
 json.dump(summary, open(folder + "/.summary", "w"))
 os.replace(folder + "/.summary", folder + "/summary.json")
 """
+)
 
 
 @pytest.fixture(scope="module")
