@@ -17,16 +17,21 @@ policy that always takes the best one cannot come to a standstill.
 | 16 | c's tile merges with the next one to its right, if the row is slid |
 | 17 | c's tile merges with the next one below it, if the column is slid |
 
-**Reward** the sum of the tiles made by merging, as they are counted in the game's score: from 0 to some thousands, so that
-`agent.normalize_rewards=true` is of help. **Start**: two new tiles. **End**: terminated when no move would change anything;
-truncated after 10,000 steps. A step adds at most 4 to the sum of the tiles, so that two tiles of 32768, which could not merge
-here, never come about. **Solved** at a mean return of 20,000, about what a game has when it makes its first 2048.
+**Reward** the sum of the tiles made by merging, as they are counted in the game's score: from 0 to some thousands.
+**Start**: two new tiles. **End**: terminated when no move would change anything; truncated after 10,000 steps. A step adds at
+most 4 to the sum of the tiles, so that two tiles of 32768, which could not merge here, never come about. **Solved** at a mean
+return of 20,000, about what a game has when it makes its first 2048.
 
 **Parameters** (`env.params.*`):
 
 | name | default | meaning |
 |---|---|---|
 | fours | 10 | new tiles that are a 4, percent |
+| points | 1 | reward for each point of the score |
+| moves | 0 | reward for each move |
+
+A game's score is nearly proportional to its length, and a reward that is the same for each move is learned from much sooner than
+one that doubles with the tiles: train with `env.train_params.points=0 env.train_params.moves=1`.
 
 **References**: the baseline looks one move, one new 2 and one more move ahead, and counts free cells, pairs that can merge, and
 how far the lines are from falling or rising all the way. The best possible return is not known, and neither is a useful bound.
@@ -52,7 +57,7 @@ WORST = -(2**62)
 
 # Cell c's exponent is in the bits 4 c to 4 c + 3 of `board`; 0 is a free cell.
 State = state_dtype(board="i8")
-Params = params(fours=10)
+Params = params(fours=10, points=1.0, moves=0.0)
 
 
 @njit
@@ -139,7 +144,7 @@ def step(s, p, action):
     if after == s.board:  # only a board put here by hand
         return 0.0, True
     s.board = with_new_tile(s, p, after)
-    return 1.0 * made, is_stuck(s.board)
+    return p.points * made + p.moves, is_stuck(s.board)
 
 
 @njit

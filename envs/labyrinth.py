@@ -9,11 +9,18 @@ levels measures generalisation.
 **Observation** `MultiBinary((9, 9, 6))`, as in Maze: walls, the thread, where the agent has been, the goal, where that lies, and
 where the agent came from.
 
-**Reward** 1 on reaching the goal, else 0. **Start**: start and goal are uniform on distinct cells.
-**End**: terminated at the goal; truncated after 2500 steps (the longest way possible has 1248, and a walk through every passage
-and back 2496). **Solved** at a mean return of 0.9 on test levels.
+**Reward** 1 on reaching the goal, else `discovery` on a square where the agent has not been. **Start**: start and goal are
+uniform on distinct cells. **End**: terminated at the goal; truncated after 2500 steps (the longest way possible has 1248, and a
+walk through every passage and back 2496). **Solved** at a mean return of 0.9 on test levels.
 
-**Parameters** (`env.params.*`): cells, default 25: cells along a side, 2 to 25. **Levels**: yes.
+**Parameters** (`env.params.*`):
+
+| name | default | meaning |
+|---|---|---|
+| cells | 25 | cells along a side, 2 to 25 |
+| discovery | 0 | reward for a square where the agent has not been |
+
+**Levels**: yes.
 
 **References**: the baseline sees the whole maze and goes the shortest way, so that it always reaches the goal. Who sees 9 x 9
 squares cannot do better; how nearly as well is not known.
@@ -30,7 +37,7 @@ MOST = 25  # cells
 SIZE = 2 * MOST + 1  # squares; a smaller maze leaves the lower right of them solid
 
 State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", came="u1", walls=("u1", (SIZE, SIZE)))
-Params = params(cells=MOST)
+Params = params(cells=MOST, discovery=0.0)
 
 
 @njit

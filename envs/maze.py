@@ -22,12 +22,19 @@ From the start to the agent lies a thread, as Ariadne's: going on the agent unwi
 observation does not show the whole state, but what an explorer must know: who enters new passages as long as there are any,
 then goes back along the thread, walks through every passage at most twice, and finds the goal.
 
-**Reward** 1 on reaching the goal, else 0. **Start**: start and goal are uniform on distinct cells.
-**End**: terminated at the goal; truncated after 500 steps (the longest way possible has 160, and a walk through every passage and
-back 320). **Solved** at a mean return of 0.95 on test levels. The shortest way, `optimal_steps(level)`, has 40 steps on average;
-a random walk finds the goal in one level of six.
+**Reward** 1 on reaching the goal, else `discovery` on a square where the agent has not been. **Start**: start and goal are
+uniform on distinct cells. **End**: terminated at the goal; truncated after 500 steps (the longest way possible has 160, and a
+walk through every passage and back 320). **Solved** at a mean return of 0.95 on test levels. The shortest way,
+`optimal_steps(level)`, has 40 steps on average; a random walk finds the goal in one level of six.
 
-**Parameters**: none. **Levels**: yes.
+**Parameters** (`env.params.*`):
+
+| name | default | meaning |
+|---|---|---|
+| discovery | 0 | reward for a square where the agent has not been |
+
+In training (`env.train_params.discovery`) it teaches to explore: a bonus for the first visit in an episode, as in Zhang et al.,
+"NovelD: a simple yet effective exploration criterion", NeurIPS 2021. **Levels**: yes.
 
 **References**: the baseline sees the whole maze and goes the shortest way, so that it always reaches the goal: nobody can do
 better.
@@ -56,7 +63,7 @@ DOWN, RIGHT = (-1, 0, 1, 0), (0, 1, 0, -1)  # rows and columns of a move up, rig
 
 # `came` is 1 + the direction of the last move, 0 at the start.
 State = state_dtype(row="u1", column="u1", goal_row="u1", goal_column="u1", came="u1", walls=("u1", (SIZE, SIZE)))
-Params = params()
+Params = params(discovery=0.0)
 
 
 @njit
@@ -159,13 +166,15 @@ def reset(s, p):
 @njit
 def step(s, p, action):
     row, column = int(s.row) + DOWN[action], int(s.column) + RIGHT[action]
-    if s.walls[row, column] != WALL:
-        if s.walls[row, column] == THREAD:  # back
+    code = s.walls[row, column]
+    if code != WALL:
+        if code == THREAD:  # back
             s.walls[s.row, s.column] = BEEN
         s.walls[row, column] = THREAD
         s.row, s.column, s.came = row, column, action + 1
-    arrived = s.row == s.goal_row and s.column == s.goal_column
-    return (1.0 if arrived else 0.0), arrived
+    if s.row == s.goal_row and s.column == s.goal_column:
+        return 1.0, True
+    return (p.discovery if code == OPEN else 0.0), False
 
 
 @njit

@@ -128,6 +128,14 @@ def test_the_share_of_fours_is_a_parameter(fours, tile):
     assert {k for board in env.state["board"] for k in exponents(board)} == {0, tile}
 
 
+@pytest.mark.parametrize(
+    ("params", "reward"), [({}, 12), ({"points": 0.5}, 6), ({"points": 0, "moves": 1}, 1), ({"moves": 3}, 15)]
+)
+def test_what_points_and_moves_are_worth_are_parameters(params, reward):
+    env = put([[1, 1, 2, 2], [0] * 4, [0] * 4, [0] * 4], params=params)  # to the left: a 4 and an 8
+    assert act(env, LEFT)[1].tolist() == [reward]
+
+
 @pytest.mark.parametrize(("asked", "made"), [(UP, RIGHT), (RIGHT, RIGHT), (DOWN, DOWN), (LEFT, RIGHT)])
 def test_in_place_of_a_move_that_changes_nothing_the_next_one_clockwise_is_made(asked, made):
     # It moves neither up nor to the left; after left comes up.

@@ -14,7 +14,7 @@ from envs.maze import SIDE, SIZE, optimal_steps, shortest_way
 from envs.reference.measure import returns
 
 UP, RIGHT, DOWN, LEFT = range(4)
-KINDS = [("maze", {}), ("labyrinth", {}), ("labyrinth", {"cells": 4})]
+KINDS = [("maze", {}), ("maze", {"discovery": 0.25}), ("labyrinth", {}), ("labyrinth", {"cells": 4, "discovery": 0.5})]
 
 
 def levels(ids, seed=0):
@@ -212,13 +212,14 @@ def test_the_agent_walks_where_no_wall_is_and_a_thread_lies_on_the_way_it_would_
             (row, column), goal = ends(old)
             target = (row + (-1, 0, 1, 0)[actions[i]], column + (0, 1, 0, -1)[actions[i]])
             where = target if old["walls"][target] != 1 else (row, column)
+            bonus = 0.0 if where in been[i] else kind[1].get("discovery", 0.0)
             been[i].add(where)
             last[i] = (row, column) if where == target else last[i]
             shown = [(where[0] - 4 + i, where[1] - 4 + j) for i, j in np.argwhere(obs[i, ..., 5]).tolist()]
             assert shown == ([last[i]] if last[i] else [])
             assert ends(new) == (where, goal)
             assert terminated[i] == (where == goal)
-            assert reward[i] == (1.0 if where == goal else 0.0)
+            assert reward[i] == (1.0 if where == goal else bonus)
             walls = new["walls"] == 1
             assert ((old["walls"] == 1) == walls).all()
             thread = {where}
