@@ -39,7 +39,8 @@ class Metric(NamedTuple):
 METRICS: dict[str, Metric] = {
     "rollout/ep_rew_mean": Metric(
         "reward",
-        "Mean return of the training episodes that ended since the last point, of the last 100 if there are fewer; unscaled.",
+        "Mean return of the training episodes that ended since the last point, of the last 100 if there are fewer; unscaled, "
+        "and with the rewards of `env.train_params`.",
     ),
     "rollout/ep_len_mean": Metric("steps", "Mean length of the same episodes."),
     "rollout/episodes": Metric("episodes", "Training episodes that have ended since the run began."),

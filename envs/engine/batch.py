@@ -7,11 +7,11 @@ Discrete, a tuple for MultiDiscrete, 0 for Box actions), `STATE, PARAMS, OBS, RE
 functions that are `njit`. Kernels write where they are told and look at no shape: vector.py checks every array before it
 gets here.
 
-N envs. A world is the tuple (states[N], blank[1], params[1 or N], params_stride, seed, first_level, num_levels, max_steps,
-next_step, ended[N]): states and params are records, params_stride is 0 or 1, and `ended` is the mask of envs whose last step
-ended an episode. obs[N, ...], reward[N], terminated[N], truncated[N], final_obs[N, ...], episode_return[N], episode_length[N]
-are written in place. Where no episode ended, final_obs is left alone, return and length are 0. The envs are worked off in
-pieces of `chunk`, one for each thread.
+N envs. A world is the tuple (states[N], blank[1], params[1 or N], params_stride, seed, first_env, first_level, num_levels,
+max_steps, next_step, ended[N]): states and params are records, params_stride is 0 or 1, first_env is the number of the first of
+these envs in a larger batch, and `ended` is the mask of envs whose last step ended an episode. obs[N, ...], reward[N],
+terminated[N], truncated[N], final_obs[N, ...], episode_return[N], episode_length[N] are written in place. Where no episode
+ended, final_obs is left alone, return and length are 0. The envs are worked off in pieces of `chunk`, one for each thread.
 """
 
 import math
@@ -25,12 +25,12 @@ WRONG_LENGTH = np.iinfo(np.int64).min
 @njit
 def _begin(world, i, forced_level, obs):
     """Start the next episode of env i. `forced_level` < 0 leaves the choice of the level to the random stream."""
-    states, blank, params, params_stride, seed, first_level, num_levels = world[:7]
+    states, blank, params, params_stride, seed, first_env, first_level, num_levels = world[:8]
     episode = states[i].episode + 1
     states[i] = blank[0]
     s = states[i]
     s.episode = episode
-    s.key = stream_key(seed, i, episode)
+    s.key = stream_key(seed, np.uintp(first_env) + np.uintp(i), episode)
     if forced_level >= 0:
         s.level = forced_level
     elif num_levels > 0:
@@ -111,7 +111,7 @@ def step_rows(
     world, low, high, actions, obs, reward, terminated, truncated, final_obs, episode_return, episode_length
 ):  # fmt: skip
     """Step the envs low to high; returns how many episodes ended."""
-    states, _, params, params_stride, _, _, _, max_steps, next_step, ended = world
+    states, _, params, params_stride, _, _, _, _, max_steps, next_step, ended = world
     num_ended = 0
     rows = range(np.uintp(low), np.uintp(high))  # unsigned: no index to be looked at for its sign
     for i in rows:  # nothing but steps: short, so that the processor works on several at a time
@@ -182,16 +182,17 @@ def world_at(bound):
     """The world whose numbers and addresses `SimVectorEnv.bind` has put down in bound."""
     n, stride = bound[0], bound[2]
     return (
-        carray(pointer(bound[7]), (n,), STATE),
-        carray(pointer(bound[8]), (1,), STATE),
-        carray(pointer(bound[9]), (1 + (n - 1) * stride,), PARAMS),
+        carray(pointer(bound[8]), (n,), STATE),
+        carray(pointer(bound[9]), (1,), STATE),
+        carray(pointer(bound[10]), (1 + (n - 1) * stride,), PARAMS),
         stride,
-        carray(pointer(bound[10]), (1,), np.uint64)[0],
+        carray(pointer(bound[11]), (1,), np.uint64)[0],
         bound[3],
         bound[4],
         bound[5],
-        bound[6] != 0,
-        carray(pointer(bound[11]), (n,), np.bool_),
+        bound[6],
+        bound[7] != 0,
+        carray(pointer(bound[12]), (n,), np.bool_),
     )
 
 
@@ -200,13 +201,13 @@ def out_at(bound):
     """The arrays that a step writes, likewise."""
     n = bound[0]
     return (
-        carray(pointer(bound[12]), (n, *OBS_SHAPE), OBS),
-        carray(pointer(bound[13]), (n,), REAL),
-        carray(pointer(bound[14]), (n,), np.bool_),
+        carray(pointer(bound[13]), (n, *OBS_SHAPE), OBS),
+        carray(pointer(bound[14]), (n,), REAL),
         carray(pointer(bound[15]), (n,), np.bool_),
-        carray(pointer(bound[16]), (n, *OBS_SHAPE), OBS),
-        carray(pointer(bound[17]), (n,), np.float64),
-        carray(pointer(bound[18]), (n,), np.int64),
+        carray(pointer(bound[16]), (n,), np.bool_),
+        carray(pointer(bound[17]), (n, *OBS_SHAPE), OBS),
+        carray(pointer(bound[18]), (n,), np.float64),
+        carray(pointer(bound[19]), (n,), np.int64),
     )
 
 

@@ -181,7 +181,7 @@ class CudaVectorEnv(SimVectorEnv):
         self._launch(self._kernels.reset, self._world(), on_device(levels), on_device(mask), obs)
 
     def _world(self) -> tuple:
-        numbers = (*self._levels, self.max_episode_steps)
+        numbers = (self.first_env, *self._levels, self.max_episode_steps)
         return (self._states, self._blank, self._params, self._stride, self._device_seed, *numbers, self._ended)
 
     @cached_property
@@ -240,15 +240,17 @@ def load(sim: Sim, precision: str) -> SimpleNamespace:
     begin, step_rows, is_valid = batch._begin, batch.step_rows, batch.is_valid
     observe, scripted, valid = batch.observe, batch.scripted, batch.valid
 
+    @device_function
+    def as_batch(world):
+        """The world as batch.py has it: the seed is a number, and there is no NEXT_STEP autoreset."""
+        states, blank, params, stride, seed, first_env, first_level, num_levels, max_steps, ended = world
+        return states, blank, params, stride, seed[0], first_env, first_level, num_levels, max_steps, False, ended
+
     @kernel
     def reset_envs(world, forced_levels, mask, obs):
         i = cuda.grid(1)
         if i < len(mask) and mask[i]:
-            states, blank, params, stride, seed, first_level, num_levels, max_steps, ended = world
-            begin(
-                (states, blank, params, stride, seed[0], first_level, num_levels, max_steps, False, ended),
-                i, forced_levels[i], obs,
-            )  # fmt: skip
+            begin(as_batch(world), i, forced_levels[i], obs)
 
     @kernel
     def step_envs(world, actions, out, fault):
@@ -259,11 +261,7 @@ def load(sim: Sim, precision: str) -> SimpleNamespace:
         if not is_valid(actions[i]):
             cuda.atomic.max(fault, 0, i + 1)
             return
-        states, blank, params, stride, seed, first_level, num_levels, max_steps, ended = world
-        step_rows(
-            (states, blank, params, stride, seed[0], first_level, num_levels, max_steps, False, ended),
-            i, i + 1, actions, *out,
-        )  # fmt: skip
+        step_rows(as_batch(world), i, i + 1, actions, *out)
 
     @kernel
     def observe_envs(states, params, stride, obs):
@@ -294,11 +292,17 @@ def _device_functions(sim: Sim, precision: str) -> Any:
     if SIMULATED:
         return kernels.load(sim, "python", precision)
     names, literal = kernels.names_of(sim, precision)
-    device = cuda.jit(device=True)
     memo: dict = {}
-    names = {name: rebuilt(value, lambda plain, _: device(plain), memo, literal) for name, value in names.items()}
+    names = {
+        name: rebuilt(value, lambda plain, _: device_function(plain), memo, literal) for name, value in names.items()
+    }
     of_the_host = dict.fromkeys(("njit_batch", "njit_entry"), lambda f: f)
-    return kernels.run(kernels.BATCH, {**names, **of_the_host, "njit": device, "prange": range})
+    return kernels.run(kernels.BATCH, {**names, **of_the_host, "njit": device_function, "prange": range})
+
+
+def device_function(function: Callable) -> Any:
+    """`function` as a kernel calls it."""
+    return function if SIMULATED else cuda.jit(device=True)(function)
 
 
 def kernel(function: Callable) -> Any:

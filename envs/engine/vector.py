@@ -60,7 +60,7 @@ class SimVectorEnv(VectorEnv):
     split: "train", "validation" or "test". The three have disjoint level ids and unrelated random streams.
     num_levels: how many of the split's levels to use; 0 means all. Only for sims with levels.
     first_env: these are the envs first_env to first_env + num_envs - 1 of a larger batch, of which other processes have the
-        rest: each does what it would do there. On the CPU, with SameStep autoreset.
+        rest: each does what it would do there.
     backend: "serial", "parallel", "python" (see `kernels.load`), or "auto": parallel from 8192 envs on.
     precision: "float32" or "float64", of the sim's real state and parameters and of the reward.
     autoreset_mode: "SameStep" (the step that ends an episode returns the next one's first observation; the last one is
@@ -103,8 +103,6 @@ class SimVectorEnv(VectorEnv):
             raise ValueError(f"num_levels={num_levels}: {sim.name} has no levels.")
         num_levels = _integer("num_levels", num_levels, 0, all_levels)
         self.first_env = _integer("first_env", first_env, 0, INT32_MAX - num_envs)
-        if first_env and (self.is_resident or mode is AutoresetMode.NEXT_STEP):
-            raise ValueError(f"first_env={first_env} is for device='cpu' and autoreset_mode='SameStep'.")
         sim.params.check(params or {})
 
         self.sim, self.num_envs, self.render_mode = sim, num_envs, render_mode
@@ -116,16 +114,13 @@ class SimVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
         state_dtype = sim.state.dtype(precision, ENGINE_FIELDS)
-        # A kernel takes a record's index for its env's number: ours are at the end of an array whose beginning nobody touches.
-        self._all_states = np.zeros(first_env + num_envs, state_dtype)
-        self._states = self._all_states[first_env:]
+        self._states = np.zeros(num_envs, state_dtype)
         self._blank = np.zeros(1, state_dtype)
         self._overrides = dict(params or {})
         per_env = any(np.ndim(value) > 0 for value in self._overrides.values())
         self.of_each_env = ("states", "params") if per_env else ("states",)
-        self._all_params = np.zeros(first_env + num_envs if per_env else 1, sim.params.dtype(precision))
-        self._params = self._all_params[first_env if per_env else 0 :]
-        self._stride = int(per_env and first_env + num_envs > 1)
+        self._params = np.zeros(num_envs if per_env else 1, sim.params.dtype(precision))
+        self._stride = int(per_env and num_envs > 1)
         self._levels = (first_level, (num_levels or all_levels) if sim.levels else 0)
         threads = numba.get_num_threads() if self.backend == "parallel" else 1
         self._chunk = max(1, -(-num_envs // threads))
@@ -151,7 +146,8 @@ class SimVectorEnv(VectorEnv):
         mask, levels = self._read_options(options)
         if seed is not None:
             self._seed_episode_streams(seed)
-        self._begin_episodes(mask, levels, self._out.obs)
+        with np.errstate(over="ignore"):  # pure Python's unsigned integers warn as they wrap around
+            self._kernels.reset_batch(self._world(), self._chunk, levels, mask, self._out.obs)
         if not mask.all():
             self.observe()  # the last step may have written its observations elsewhere
         return self._out.obs.copy() if self.copy else self._out.obs, {}
@@ -165,7 +161,7 @@ class SimVectorEnv(VectorEnv):
         All arrays are the env's own, or those of `out`, unless it was made with copy=True.
         """
         out = self._out if out is None else out
-        if self._next_step or self.first_env:
+        if self._next_step:
             ended = self.advance(actions, out)
         else:  # the same, in place: with a handful of envs, a call is a tenth of all the time
             if out is not self._bound:
@@ -210,10 +206,7 @@ class SimVectorEnv(VectorEnv):
             num_ended = self._step_checked(actions)
         if num_ended == 0:
             return None
-        ended = self._ended_mask(num_ended, actions)
-        if self.first_env:  # the kernel leaves these resets to us
-            self._begin_episodes(ended, np.full(self.num_envs, -1), out.obs)
-        return ended
+        return self._ended_mask(num_ended, actions)
 
     def bind(self, out: Transition) -> Bound:
         """`out` as `step` and `advance` take it without looking again. ValueError if this env cannot write into it."""
@@ -242,8 +235,8 @@ class SimVectorEnv(VectorEnv):
 
     @property
     def is_compiled(self) -> bool:
-        """Whether other kernels can step these envs: not with backend="python", nor a part of a larger batch."""
-        return self.backend != "python" and not self.first_env
+        """Whether other kernels can step these envs: not with backend="python"."""
+        return self.backend != "python"
 
     @property
     def inline(self) -> dict[str, Any]:
@@ -343,37 +336,14 @@ class SimVectorEnv(VectorEnv):
     def _world(self) -> tuple:
         """What batch.py calls a world."""
         states, blank, params = (self._rows(records) for records in (self._states, self._blank, self._params))
-        numbers = (self._seed[0], *self._levels, self.max_episode_steps, self._leaves_resets)
+        numbers = (self._seed[0], self.first_env, *self._levels, self.max_episode_steps, self._next_step)
         return (states, blank, params, self._stride, *numbers, self._ended)
-
-    @property
-    def _leaves_resets(self) -> bool:
-        """Whether the step that ends an episode leaves it at that."""
-        return self._next_step or self.first_env > 0
-
-    def _begin_episodes(self, mask: NDArray, levels: NDArray, obs: NDArray) -> None:
-        """Start the next episode in the envs with mask[i], and write their observations into obs (N, ...)."""
-        world, all_levels, all_masked, all_obs = self._world(), levels, mask, obs
-        if self.first_env:
-            world = (self._rows(self._all_states), world[1], self._rows(self._all_params), *world[3:])
-            all_levels, all_masked = (np.pad(x, (self.first_env, 0)) for x in (levels, mask))
-            all_obs = self._all_obs
-        with np.errstate(over="ignore"):  # pure Python's unsigned integers warn as they wrap around
-            self._kernels.reset_batch(world, self._chunk, all_levels, all_masked, all_obs)
-        if self.first_env:
-            obs[mask] = all_obs[self.first_env :][mask]
-
-    @cached_property
-    def _all_obs(self) -> NDArray:
-        """Room for the first observations of new episodes, by the envs' numbers."""
-        obs = self._out.obs
-        return np.zeros((len(self._all_states), *obs.shape[1:]), obs.dtype)
 
     def _addresses(self, out: Transition) -> NDArray:
         """World and out as one array of numbers, as `world_at` and `out_at` in batch.py read it."""
         arrays = (self._states, self._blank, self._params, self._seed, self._ended, *out)
-        numbers = (self.num_envs, self._chunk, self._stride, *self._levels, self.max_episode_steps, self._leaves_resets)
-        return np.array([*numbers, *(array.ctypes.data for array in arrays)], np.int64)
+        numbers = (self.num_envs, self._chunk, self._stride, self.first_env, *self._levels, self.max_episode_steps)
+        return np.array([*numbers, self._next_step, *(array.ctypes.data for array in arrays)], np.int64)
 
     def _step_checked(self, actions: Any) -> int:
         """One step by actions that may be anything; the first one compiles the kernel."""

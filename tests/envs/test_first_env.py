@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import envs
+from envs.engine.check import on_device, on_host
 from envs.engine.vector import Transition
 
 CASES = {  # sim, options
@@ -13,6 +14,7 @@ CASES = {  # sim, options
     "levels": ("maze", {"num_levels": 30, "max_episode_steps": 5}),
     "plain Python": ("cartpole", {"backend": "python"}),
     "threads": ("cartpole", {"backend": "parallel"}),
+    "resets that take a step": ("cartpole", {"autoreset_mode": "NextStep"}),
 }
 
 
@@ -54,6 +56,19 @@ def test_gymnasiums_step_begins_new_episodes_too():
             np.testing.assert_array_equal(a, b[4:])
 
 
-def test_a_part_must_be_such_that_its_resets_can_be_left_to_it():
-    with pytest.raises(ValueError, match=r"first_env=4 is for device='cpu' and autoreset_mode='SameStep'"):
-        envs.make_vec("cartpole", 3, first_env=4, autoreset_mode="NextStep")
+def test_a_part_on_a_gpu_is_that_on_the_cpu():
+    options = {"num_envs": 5, "seed": 5, "first_env": 9, "params": {"loss": [80, 120]}, "max_episode_steps": 6}
+    here, there = (envs.make_vec("scheduling", device=device, **options) for device in ("cpu", "cuda"))
+    assert here.reset()[0].tobytes() == on_host(there.reset()[0]).tobytes()
+    for k in range(15):
+        actions = np.arange(5) % 3
+        here.step(actions)
+        there.step(on_device(there, actions))
+        assert here.get_state()["states"].tobytes() == there.get_state()["states"].tobytes(), k
+    assert (here.state["episode"] == 2).all()
+
+
+@pytest.mark.parametrize("first_env", [-1, 2**31 - 3, 1.5])
+def test_a_part_of_no_batch_is_refused(first_env):
+    with pytest.raises(ValueError, match=f"first_env={first_env} is not an integer from 0 to 2147483644"):
+        envs.make_vec("cartpole", 3, first_env=first_env)
