@@ -14,14 +14,18 @@ virtual machines have none. This is the only file that knows NVML.
 """
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlsys.config import ConfigError, build, ranged
+
+if TYPE_CHECKING:
+    from rlsys.distributed import Ranks  # not to be imported: whoever asks what a run costs need not have torch loaded
 
 # What Green Algorithms (Lannelongue, Grealey and Inouye 2021, Advanced Science 8, 2100707) takes for a core that it does not
 # know: `Any` in its data/latest/TDP_cpu.csv. Those that it knows have from 3.8 to 23.8: servers' less, desktops' more.
@@ -360,6 +364,7 @@ class Meter:
         self._began = self._read_at = clock()
         self._last_cores, self._last_busy, self._last_joules = cores(), busy(), 0.0
         self._core_seconds = self._joules = 0.0  # so far; of the processors
+        self._others = Cost()  # what the run's other processes said last, but for the time, which is the same
         if whole_process:  # what came before no counter has seen; made early, it is next to nothing
             self._began -= process_age()
             self._core_seconds = self._last_cores
@@ -379,8 +384,16 @@ class Meter:
         if self._clock() > self._read_at + TICK_SECONDS:
             self.read()
 
+    def share(self, ranks: "Ranks") -> None:
+        """Count what the run's other processes have taken until now. All ranks call it together."""
+        costs = [Cost(**json.loads(word)) for word in ranks.words(json.dumps(asdict(self._own())))]
+        self._others = replace(total(costs[: ranks.rank] + costs[ranks.rank + 1 :]), seconds=0.0)
+
     def read(self) -> Cost:
-        """What there has been until now."""
+        """What there has been until now, of the other processes until they last `share`d it."""
+        return self._own() + self._others
+
+    def _own(self) -> Cost:
         now, cores = self._clock(), max(self._last_cores, self._cores())
         used = cores - self._last_cores
         if self._processors is None:

@@ -67,7 +67,7 @@ def train(
         facts = {"device": device, "gpu": gpu, "threads": threads, "ranks": ranks.size, "launchers": launchers}
         with contextlib.closing(env), memory_errors(cfg), stop_signals() as stop:
             if ranks.rank > 0:
-                follow(cfg, agent, device, stop)
+                follow(cfg, agent, device, stop, meter)
                 return None
             if distributed.was_restarted():
                 resume = resume or find_launched(cfg, launchers)
@@ -246,6 +246,7 @@ def loop(
             wait(agent.env.device)
             with book.saving:
                 log.flush()
+                book.meter.share(ranks)
                 state = {**agent.state(), "book": book.state()}
                 checkpoint.save(run.checkpoints, agent.steps, state, keep=cfg.keep_checkpoints)
         if is_best:
@@ -255,7 +256,7 @@ def loop(
             raise Preempted(message, run.folder)
 
 
-def follow(cfg: Config, agent: agents.Agent, device: str, stop: Stop) -> None:
+def follow(cfg: Config, agent: agents.Agent, device: str, stop: Stop, meter: Meter) -> None:
     """What the other ranks do while rank 0 is in `loop`: iterate with it, and give their part of what it saves."""
     ranks = agent.env.ranks
     if path := ranks.words("")[0]:  # of rank 0's `restore`
@@ -263,8 +264,10 @@ def follow(cfg: Config, agent: agents.Agent, device: str, stop: Stop) -> None:
     for learner, _, _ in parts(cfg, agent):
         while ranks.tell():
             learner.iterate(progress=learner.steps / cfg.total_timesteps)
+            meter.tick()
             agree(stop, ranks)
             if ranks.tell():
+                meter.share(ranks)
                 learner.state()
             if stop.requested and learner.steps < cfg.end:
                 raise Preempted("", Path())  # rank 0 says more

@@ -74,5 +74,8 @@ def keep(folder: Path, state: dict, ranks: Ranks) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "rlsys":
         Path(f"rank{os.environ['RANK']}").write_text(str(os.getpid()))
-        sys.exit(cli.main(sys.argv[2:]))
+        try:
+            sys.exit(cli.main(sys.argv[2:]))
+        finally:
+            Path(f"cores{os.environ['RANK']}").write_text(str(sum(os.times()[:4])))
     main(Path(sys.argv[1]))

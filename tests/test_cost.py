@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import asdict
 
 import pytest
 
@@ -90,6 +91,21 @@ def test_a_gpu_without_a_counter_is_estimated_and_the_reason_told():
     assert found.hold("T4", none) == "no NVML"
     fakes["clock"].now = 5.0
     assert found.read() == Cost(5.0, 0.0, {"T4": 5.0}, 500.0, "estimate")
+
+
+def test_other_ranks_cores_gpus_and_joules_are_the_runs_too_but_not_their_time():
+    def hears(*words):
+        return types.SimpleNamespace(rank=1, words=lambda word: [words[0], word, words[1]])
+
+    found, fakes = meter(clock=Fake(100.0))
+    found.hold("H200", lambda: Fake(0.0))
+    first, last = Cost(9.0, 4.0, {"H200": 9.0}, 40.0, "nvml"), Cost(8.0, 2.0, {"A100": 8.0}, 20.0, "estimate")
+    fakes["clock"].now, fakes["cores"].now = 107.0, 1.0
+    for _ in range(2):  # what they say now takes the place of what they said
+        found.share(hears(*(json.dumps(asdict(cost)) for cost in (first, last))))
+    assert found.read() == Cost(7.0, 7.0, {"H200": 16.0, "A100": 8.0}, 72.0, "estimate+nvml+rapl")
+    fakes["cores"].now = 2.0
+    assert found.read().core_seconds == 8.0
 
 
 def test_it_reads_now_and_then_so_that_no_counter_goes_around_unseen():

@@ -126,7 +126,7 @@ def test_when_a_rank_is_killed_the_run_goes_on_by_itself_in_its_folder(tmp_path,
 
 
 def test_a_signal_stops_all_ranks_and_one_process_can_go_on(tmp_path, by_one, monkeypatch):
-    process = torchrun(["-m", "rlsys", "train", "distributed=ddp", *TYPED], tmp_path)
+    process = torchrun(["-m", "tests.ranks", "rlsys", "train", "distributed=ddp", *TYPED], tmp_path)
     wait_for(lambda: list(tmp_path.rglob("checkpoints/step_*")), process, tmp_path)
     process.send_signal(signal.SIGTERM)
     text = finish(process, tmp_path)
@@ -135,6 +135,9 @@ def test_a_signal_stops_all_ranks_and_one_process_can_go_on(tmp_path, by_one, mo
     assert "rlsys train resume=" in text
     monkeypatch.chdir(tmp_path)
     assert find_one("latest").status() == "stopped"
+    cores = [float((tmp_path / f"cores{rank}").read_text()) for rank in (0, 1)]
+    counted = learned(find_one("latest").checkpoints)["book"]["cost"]["core_seconds"]
+    assert max(cores) < 0.8 * sum(cores) < counted < sum(cores)  # both ranks', up to what they took to end
     assert cli.main(["train", "resume=latest", "distributed=none", "engine=torch", "--quiet"]) == 0
     (found,) = find("runs")
     assert_learned_the_same(found, by_one)
