@@ -21,6 +21,7 @@ from tests.envs import (
     test_breakout,
     test_engine,
     test_exact_ports,
+    test_first_env,
     test_game2048,
     test_highway,
     test_inventory,
@@ -47,6 +48,10 @@ hour = partial(test_battery.test_hours_by_hand, 0, test_battery.NORMAL, 5, test_
 edge = partial(test_breakout.test_where_it_lands_on_the_paddle_decides_where_the_ball_goes, -1, 1, 1, 1)
 smaller = partial(test_labyrinth.test_every_level_is_a_spanning_tree_of_its_cells_and_solid_beyond, 9, 9)
 window = partial(test_maze.test_the_observation_is_the_window_around_the_agent, ("maze", {}))
+rewarded = partial(
+    test_maze.test_the_agent_walks_where_no_wall_is_and_a_thread_lies_on_the_way_it_would_go_back, test_maze.KINDS[1]
+)
+part = partial(test_first_env.test_two_parts_do_what_the_whole_does, "plain Python")
 thread = partial(
     test_maze.test_the_agent_walks_where_no_wall_is_and_a_thread_lies_on_the_way_it_would_go_back, ("maze", {})
 )
@@ -77,7 +82,8 @@ IN_SIMS = [  # sim, what is wrong, right, wrong, the test that notices
      "left = int(s.row) - REACH, int(s.column) - REACH + 1", window),
     ("maze", "came from the other side", "s.row, s.column, s.came = row, column, action + 1",
      "s.row, s.column, s.came = row, column, (action + 2) % 4 + 1", thread),
-    ("maze", "the thread is never wound up", "if s.walls[row, column] == THREAD:", "if False:", thread),
+    ("maze", "the thread is never wound up", "if code == THREAD:", "if False:", thread),
+    ("maze", "a bonus wherever it goes", "if code == OPEN", "if code != WALL", rewarded),
     ("maze", "swapped actions", "int(s.row) + DOWN[action], int(s.column) + RIGHT[action]",
      "int(s.row) + RIGHT[action], int(s.column) + DOWN[action]", test_maze.test_moves_by_hand),
     ("mountaincar", "keeps its speed at the stop", "0.0 if position == LEFT_END and velocity < 0.0 else velocity",
@@ -117,6 +123,7 @@ IN_BATCH = [  # what is wrong, right, wrong, the test that notices
     ("reward of a reset", "reward[i] = 0.0", "reward[i] = r if i < 0 else 1.0", next_step),
     ("record not cleared", "states[i] = blank[0]\n", "states[i].draws = 0\n",
      test_engine.test_final_observation_and_statistics_of_an_episode_that_ended),
+    ("numbered from 0 in a larger batch", "np.uintp(first_env) + np.uintp(i)", "np.uintp(i)", part),
     ("reset of the others", "if mask[i]:", "if True:",
      test_engine.test_a_new_reset_begins_a_new_episode_and_its_statistics),
 ]  # fmt: skip
