@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rlsys import cli
+from rlsys import compose
 from rlsys.config import resolve_sweep
 from rlsys.provenance import provenance
 from rlsys.sweep import TRAIN, Sweep, create
@@ -57,10 +57,10 @@ class Batches(Sweep):
 
 def run(kind: type[Sweep], folder: str, run: list[str], space: list[str], **keys) -> dict:
     """Sweep, and say what came of it."""
-    fixed, parameters, seeds = cli.search_space([*run, *space])
+    fixed, parameters, seeds = compose.search_space([*run, *space])
     settings = resolve_sweep({"dir": folder, **keys})
-    study, path = create(plan(fixed, parameters, seeds, settings, cli.compose_checked))
-    work = kind(study, path, settings, cli.compose_checked, train=TRAIN, quiet=True)
+    study, path = create(plan(fixed, parameters, seeds, settings, compose.checked))
+    work = kind(study, path, settings, compose.checked, train=TRAIN, quiet=True)
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     work.run()
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)

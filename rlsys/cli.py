@@ -1,7 +1,6 @@
 """The `rlsys` command. Each verb parses, imports what it needs, calls one function and returns an exit code.
 
-Nothing heavy is imported before a verb needs it: `rlsys --help` and a mistyped key answer at once. Only this file and
-plugins/ know Hydra.
+Nothing heavy is imported before a verb needs it: `rlsys --help` and a mistyped key answer at once.
 """
 
 import argparse
@@ -18,9 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from difflib import get_close_matches
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rlsys import compose
+from rlsys.compose import UsageError, check_env
 
 CHECKED_ENVS = 16  # side by side on two devices in `envs --check`
 CHECKED_SECONDS = 4.0  # on two devices, if --transitions does not say how many
@@ -74,13 +76,6 @@ What to choose from (conf/<group>/, and the sims of installed packages):
 Every key, with its default (every *_every counts environment steps, of all envs together):
 {keys}"""
 
-# Plugins of Hydra that run a grid elsewhere, and how they come here.
-LAUNCHERS = {
-    "submitit_": "pip install 'rlsys[slurm]'",
-    "ray": "pip install 'rlsys[ray]'",
-}
-
-SEARCHED = "hydra.searchpath="
 
 SWEEP_HELP = """\
 usage: rlsys sweep key=values ... [sweep=PRESET] [sweep.key=value ...] [--config-dir DIR]
@@ -127,13 +122,6 @@ SEARCH_KEYS = {
 PBT_KEYS = dict.fromkeys(
     ("population", "interval", "quantile", "resample"), "there is no population; with sweep.mode=pbt there is"
 )
-
-# Keys under which a user may write what no schema lists.
-FREE_FORM = ("env.params.", "env.train_params.", "env.kwargs.", "agent.hyperparameters.")
-
-
-class UsageError(Exception):
-    """The command line is wrong; the message says what to type instead."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -230,13 +218,14 @@ def train(argv: list[str]) -> int:
     modules, argv = take_allowed(argv)
     searched, argv = take_config_dir(argv)
     if any(arg.startswith("hydra/launcher=ray") for arg in argv):
-        register_ray([f"--allow-import={module}" for module in modules])
+        compose.register_ray([f"--allow-import={module}" for module in modules])
     if set(argv) & {"--cfg", "-c", "--info", "-i"}:  # Hydra's own questions
-        settings = [*searched, *(normalised(arg) for arg in argv if "=" in arg and arg[0] != "-")]
-        compose(settings)  # our complaints are shorter
-        return hydra_main([*settings, *(arg for arg in argv if "=" not in arg or arg[0] == "-")], run_job=None)
+        settings = [*searched, *(compose.normalised(arg) for arg in argv if "=" in arg and arg[0] != "-")]
+        compose.composed(settings)  # our complaints are shorter
+        compose.hydra_main([*settings, *(arg for arg in argv if "=" not in arg or arg[0] == "-")], run_job=None)
+        return OK
     multirun = bool(set(argv) & {"-m", "--multirun"})
-    overrides = [normalised(arg) for arg in argv if arg not in ("-m", "--multirun")]
+    overrides = [compose.normalised(arg) for arg in argv if arg not in ("-m", "--multirun")]
     given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
     for key, go_on in {"resume": resume_run, "init": init_run}.items():
         if (pattern := given.pop(key, "null")) != "null":
@@ -245,7 +234,7 @@ def train(argv: list[str]) -> int:
             return go_on(pattern, given, command, quiet, meter)
 
     overrides = [*searched, *overrides]
-    jobs = [compose(job) for job in (grid(overrides) if multirun else [overrides])]
+    jobs = [compose.composed(job) for job in (compose.grid(overrides) if multirun else [overrides])]
     for config in jobs:
         check_env(config)
     if multirun:
@@ -264,7 +253,7 @@ def train_grid(overrides: list[str], command: str, quiet: bool) -> int:
     def job(data: dict[str, Any]) -> float | None:
         try:
             with exit_codes():
-                return train_one(to_config(data), command, quiet)
+                return train_one(compose.to_config(data), command, quiet)
         except SystemExit as stop:
             if stop.code in (INTERRUPTED, PREEMPTED):
                 raise
@@ -273,7 +262,7 @@ def train_grid(overrides: list[str], command: str, quiet: bool) -> int:
             codes.append(stop.code if isinstance(stop.code, int) else FAILED)
             return None
 
-    hydra_main(["-m", *overrides], run_job=job)
+    compose.hydra_main(["-m", *overrides], run_job=job)
     return max(codes, default=OK)
 
 
@@ -303,7 +292,7 @@ def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool, m
     found = find_one(pattern)
     if "init" in given:
         raise UsageError("a resumed run has begun already: leave out init=, or resume=.")
-    config = config_module.load(found.folder / "config.yaml", typed_values(given))
+    config = config_module.load(found.folder / "config.yaml", compose.typed_values(given))
     check_env(config)
     train_one(config, command, quiet, resume=found, meter=meter)
     return OK
@@ -321,22 +310,10 @@ def init_run(pattern: str, given: dict[str, str], command: str, quiet: bool, met
     path = Path(pattern) if is_checkpoint else checkpoint.newest(find_one(pattern).checkpoints)[0]
     path = path.resolve()  # `best` and `last` may point elsewhere tomorrow
     step, parent = checkpoint.verify(path)["step"], Run(path.parent.parent)
-    config = config_module.descend(parent.folder / "config.yaml", step, typed_values(given))
+    config = config_module.descend(parent.folder / "config.yaml", step, compose.typed_values(given))
     check_env(config)
     train_one(replace(config, init=str(path)), command, quiet, meter=meter)
     return OK
-
-
-def typed_values(given: dict[str, str]) -> dict[str, Any]:
-    """What is typed on top of a run's own configuration, as values; not the choices that make up a run."""
-    import yaml
-
-    if fixed := given.keys() & {"env", "agent", "experiment"}:
-        raise UsageError(f"a run that goes on keeps its env and agent: leave out {sorted(fixed)[0]}=.")
-    try:
-        return {key: yaml_value(yaml.safe_load(value)) for key, value in given.items()}
-    except yaml.YAMLError as error:
-        raise UsageError(" ".join(str(error).split())) from None
 
 
 def print_outcome(finished: Any, summary: dict[str, Any]) -> None:
@@ -378,149 +355,6 @@ def shown_cost(summary: dict[str, Any]) -> str:
     return ", ".join(words.values())
 
 
-def normalised(override: str) -> str:
-    """The override as Hydra takes it: free-form keys may be added; 1_000_000 and 1e6 are numbers."""
-    key, equals, value = override.partition("=")
-    if key.startswith("-"):
-        hint = f"Settings have no dashes: {override.lstrip('-')}" if equals else "See rlsys train --help."
-        raise UsageError(f"there is no option {key!r}. {hint}")
-    if key.startswith("~"):
-        raise UsageError(f"{override!r}: nothing can be taken away; a key that is left out has its default.")
-    if not equals or not re.fullmatch(r"\+{0,2}[\w.@/:-]+", key):
-        raise UsageError(f"{override!r} is not of the form key=value.")
-    if key == "agent.name":
-        raise UsageError(f"{override}: an agent is chosen with agent={value}.")
-    if f"{key}.".startswith(FREE_FORM):
-        return f"++{override}"
-    if re.fullmatch(r"[0-9][0-9_]*", value):
-        return f"{key}={value.replace('_', '')}"
-    return override
-
-
-def yaml_value(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as a string; we do not."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)
-    return value
-
-
-def grid(overrides: list[str]) -> list[list[str]]:
-    """Every combination of a multirun's overrides, as Hydra's own sweeper makes them."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-    except HydraException as error:
-        raise UsageError(explain(error, overrides)) from None
-    return [job for batch in batches for job in batch]
-
-
-def compose(overrides: list[str]) -> Any:
-    """The Config that `conf/` and the overrides make; UsageError or ConfigError for anything that does not exist."""
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from rlsys.config import ConfigError
-
-    register_schemas()
-    check_groups(overrides)
-    try:
-        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            data = OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(explain(error, overrides)) from None
-    try:
-        return to_config(data)
-    except ConfigError as error:
-        if match := re.match(r"there is no key '(.+?)'", str(error)):  # an experiment may have brought it
-            raise UsageError(unknown(match[1], overrides)) from None
-        raise
-
-
-def to_config(data: Any) -> Any:
-    from rlsys.config import resolve
-
-    return resolve({key: value for key, value in data.items() if key not in ("hydra", "experiment")})
-
-
-def hydra_main(arguments: list[str], run_job: Any) -> int:
-    """Hand the command line to Hydra's own main (--cfg, --info, multirun with any launcher or sweeper)."""
-    import hydra
-    from omegaconf import OmegaConf
-
-    register_schemas()
-
-    @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
-    def task(cfg):
-        return run_job(OmegaConf.to_container(cfg, resolve=True))
-
-    before, sys.argv = sys.argv, ["rlsys train", *arguments]
-    try:
-        task()
-    finally:
-        sys.argv = before
-    return OK
-
-
-def register_ray(options: list[str]) -> None:
-    """Give Hydra the launchers for Ray, if it is installed. options: what each run is told beside its overrides."""
-    from importlib.util import find_spec
-
-    if find_spec("ray"):
-        sys.path.append(str(Path(__file__).parent / "plugins"))  # of a package that all of Hydra's plugins share
-        from hydra_plugins.rlsys_ray import register
-
-        register(options)
-
-
-def register_schemas() -> None:
-    """Give Hydra the dataclasses' defaults, as the base of each YAML file in conf/."""
-    import dataclasses
-
-    from hydra.core.config_store import ConfigStore
-
-    from rlsys import config
-
-    store = ConfigStore.instance()
-    top = config.to_data(config.Config())
-    store.store(name="base_config", node={key: value for key, value in top.items() if key not in ("env", "agent")})
-    store.store(group="sweep", name="base_sweep", node={**dataclasses.asdict(config.SweepConfig()), "space": {}})
-    store.store(group="env", name="base_sim", node=dataclasses.asdict(config.SimConfig()))
-    store.store(group="env", name="base_gymnasium", node=dataclasses.asdict(config.GymnasiumConfig()))
-    store.store(group="env", name="base_atari", node=dataclasses.asdict(config.AtariConfig()))
-    for name in installed_sims():  # as a file conf/env/<name>.yaml would say
-        store.store(group="env", name=name, node=dataclasses.asdict(config.SimConfig(name=name)))
-    for name, schema in config.AGENTS.items():
-        store.store(group="agent", name=f"base_{name}", node=dataclasses.asdict(schema()))
-
-
-def conf_folder() -> Path:
-    """The configuration folder: $RLSYS_CONF, the checkout's conf/, or the copy in the installed package."""
-    here = Path(__file__).resolve().parent
-    candidates = (
-        [Path(os.environ["RLSYS_CONF"]).resolve()]
-        if "RLSYS_CONF" in os.environ
-        else [here.parent / "conf", here / "conf"]
-    )
-    for folder in candidates:
-        if (folder / "config.yaml").exists():
-            return folder
-    raise UsageError(f"no config.yaml in {candidates[0]}. Set RLSYS_CONF to a folder like the project's conf/.")
-
-
-@cache
-def installed_sims() -> list[str]:
-    """Names of the sims that installed packages declare (envs/registration.py), read without Gymnasium, which takes longer."""
-    from importlib.metadata import entry_points
-
-    return sorted({re.sub(r"-v\d+$", "", point.name) for point in entry_points(group="rlsys.sims")})
-
-
 def allow(modules: list[str]) -> None:
     """Let env.id name these modules: --allow-import."""
     if modules:
@@ -538,117 +372,15 @@ def take_allowed(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def take_config_dir(argv: list[str]) -> tuple[list[str], list[str]]:
-    """--config-dir as Hydra's own override, which every way to compose understands; and the other arguments."""
+    """--config-dir as an override, which every way to compose understands; and the other arguments."""
     folders, argv = take_values(argv, "--config-dir")
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise UsageError(f"--config-dir {folder}: there is no such folder.")
-    paths = ",".join("'file://{}'".format(str(Path(folder).resolve()).replace("'", "\\'")) for folder in folders)
-    return [f"{SEARCHED}[{paths}]"] if folders else [], argv
-
-
-def conf_folders(overrides: list[str]) -> list[Path]:
-    """Where a choice may have its file: conf/, then those that `take_config_dir` has put among the overrides."""
-    searched = [
-        text for override in overrides if override.startswith(SEARCHED) for text in override.split("'file://")[1:]
-    ]
-    return [conf_folder(), *(Path(re.sub(r"'[],]$", "", text).replace("\\'", "'")) for text in searched)]
-
-
-def check_groups(overrides: list[str]) -> None:
-    """Refuse a choice (env=, agent=, experiment=) that has no file in conf/ and is no sim of an installed package."""
-    for override in overrides:
-        group, _, name = override.lstrip("+").partition("=")
-        if group not in ("env", "agent", "experiment") or (group, name) == ("experiment", "null"):
-            continue
-        folders = conf_folders(overrides)
-        is_file = ".." not in name and any((folder / group / f"{name}.yaml").is_file() for folder in folders)
-        if not is_file and not (group == "env" and name in installed_sims()):
-            names = choices(group, folders)
-            near = get_close_matches(name, names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            hint = " Several make a grid, which needs -m." if "," in name else hint
-            raise UsageError(f"{group}={name}: there is no such {group}.{hint} There are: {', '.join(names)}.")
-
-
-def explain(error: Exception, overrides: list[str]) -> str:
-    """Hydra's complaint in one line, with the nearest thing that exists."""
-    text = " ".join(str(error).split())
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return unknown(match[1], overrides)
-    if match := re.search(r"Could not find 'hydra/launcher/(\w+)'", text):
-        extra = next((extra for name, extra in LAUNCHERS.items() if match[1].startswith(name)), None)
-        offered = f"It needs {extra}" if extra else f"There are: basic, {', '.join(f'{name}*' for name in LAUNCHERS)}"
-        return f"hydra/launcher={match[1]} is not installed. {offered}."
-    if match := re.search(r"Ambiguous value for argument '(.+?)' 1\.", text):
-        return f"{match[1]}: several values make a grid, which needs -m; a list is written [1,2]."
-    if (override := getattr(error, "override", None)) is not None:  # it could not be parsed
-        key, _, value = override.lstrip("+").partition("=")
-        if not key.isascii():
-            return unknown(key, overrides)
-        return f"the value of {key}={value} cannot be read. In quotes anything can be: {key}='\"{value}\"'"
-    return text
-
-
-def unknown(key: str, overrides: list[str]) -> str:
-    from rlsys.config import unknown_key
-
-    typed = {o.lstrip("+").partition("=")[0] for o in overrides}
-    recipe = next((o for o in overrides if o.startswith("experiment=")), None)
-    if recipe and key not in typed:
-        return f"{recipe} sets {key!r}, which your choice of env and agent does not have: leave that choice out."
-    # Compose again with the groups only, to know which keys exist for these choices.
-    groups = [o for o in overrides if o.startswith((SEARCHED, "env=", "agent="))]
-    with contextlib.suppress(Exception):
-        return unknown_key(key, ["experiment", *flat_keys(compose(groups))])
-    return f"there is no key {key!r}."
-
-
-def flat_keys(config: Any) -> list[str]:
-    """Every dotted key of a Config."""
-    from rlsys.config import to_data
-
-    keys = []
-    for key, value in to_data(config).items():
-        keys += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else []
-        keys.append(key)
-    return keys
-
-
-def choices(group: str, folders: list[Path] | None = None) -> list[str]:
-    found = {path.stem for folder in folders or [conf_folder()] for path in (folder / group).glob("*.yaml")}
-    return sorted(found.union(installed_sims() if group == "env" else ()))
-
-
-def check_env(config: Any) -> None:
-    """Refuse an environment, or a parameter of it, that does not exist, before any folder or device is touched."""
-    from rlsys.config import ConfigError
-
-    try:
-        if config.env.name == "gymnasium":
-            from envs.gym import check_id
-
-            check_id(config.env.id, config.env.vectorization)
-        elif config.env.name == "atari":
-            from envs.atari import check_game
-
-            check_game(config.env.id)
-        else:
-            from envs import get_sim
-
-            sim = get_sim(config.env.name)
-            sim.params.check(config.env.params, "env.params")
-            sim.params.check(config.env.train_params, "env.train_params")
-            if config.env.levels and not sim.levels:
-                raise ValueError(f"env.levels={config.env.levels}: {sim.name} has no levels.")
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    return compose.search_path(folders), argv
 
 
 def train_help() -> str:
     from rlsys import config
 
-    groups = "".join(f"  {group}={'|'.join(choices(group))}\n" for group in ("env", "agent", "experiment"))
+    groups = "".join(f"  {group}={'|'.join(compose.choices(group))}\n" for group in ("env", "agent", "experiment"))
     keys = key_lines("", config.Config)
     for title, prefix, schema in (
         ("a sim", "env", config.SimConfig),
@@ -1112,7 +844,7 @@ def tune_speed(argv: list[str]) -> int:
     except ValueError:
         raise UsageError(f"--seconds {given[-1]} is not a number.") from None
     searched, settings = take_config_dir(argv)
-    config = compose([*searched, *(normalised(arg) for arg in settings)])
+    config = compose.composed([*searched, *(compose.normalised(arg) for arg in settings)])
     check_env(config)
     from rlsys.tune import tune
 
@@ -1185,7 +917,7 @@ def estimate(argv: list[str]) -> int:
     multirun = bool(set(argv) & {"-m", "--multirun"})
     argv = [arg for arg in argv if arg not in ("-m", "--multirun")]
     began = time.perf_counter()
-    compose([])  # as any run does, with what it has to import; all else the probe does itself
+    compose.composed([])  # as any run does, with what it has to import; all else the probe does itself
     composing = time.perf_counter() - began
     configs, runs, slots = planned_runs(argv, searched, multirun)
     if any(config.distributed == "ddp" for config in configs):
@@ -1212,30 +944,30 @@ def planned_runs(argv: list[str], searched: list[str], multirun: bool) -> tuple[
     """What is to be probed, how many runs there will be, and the environment of each of those that run side by side."""
     import random
 
-    own = [normalised(arg) for arg in argv if arg.startswith(("sweep.", "sweep="))]
+    own = [compose.normalised(arg) for arg in argv if arg.startswith(("sweep.", "sweep="))]
     rest = [arg for arg in argv if not arg.startswith(("sweep.", "sweep="))]
     if resumed := next((arg for arg in rest if arg.startswith(("resume=", "init="))), None):
         raise UsageError(f"{resumed}: estimate says what a whole run takes: leave it out.")
     environment = dict(os.environ)
     if multirun:
-        jobs = grid([*searched, *(normalised(arg) for arg in rest)])
+        jobs = compose.grid([*searched, *(compose.normalised(arg) for arg in rest)])
         some = random.Random(0).sample(jobs, min(len(jobs), PROBED_POINTS))
-        return [compose_checked(job) for job in some], len(jobs), [environment]
-    settings, preset = compose_sweep(own)
-    fixed, space, seeds = search_space([*preset, *rest])
+        return [compose.checked(job) for job in some], len(jobs), [environment]
+    settings, preset = compose.composed_sweep(own)
+    fixed, space, seeds = compose.search_space([*preset, *rest])
     if not (own or space or seeds):
-        return [compose_checked([*searched, *rest])], 1, [environment]
+        return [compose.checked([*searched, *rest])], 1, [environment]
     from rlsys.sweep.jobs import room
     from rlsys.sweep.spec import plan
 
-    spec, slots = plan([*searched, *fixed], space, seeds, settings, compose_checked), room(settings, Path())
+    spec, slots = plan([*searched, *fixed], space, seeds, settings, compose.checked), room(settings, Path())
     runs = len(spec.seeds) * (1 if spec.is_population else spec.trials)  # a member has a seed of its own
     slots = slots[:runs]
     draw, configs, wanted = random.Random(settings.sampler_seed), [], min(runs, max(PROBED_POINTS, len(slots)))
     for _ in range(10 * wanted):  # some combinations may be none
         point = [f"{key}={parameter.draw(draw)}" for key, parameter in spec.space.items()]
         with contextlib.suppress(ValueError):
-            configs.append(compose_checked([*spec.given(slots[0].threads), *point, f"seed={spec.seeds[0]}"]))
+            configs.append(compose.checked([*spec.given(slots[0].threads), *point, f"seed={spec.seeds[0]}"]))
         if len(configs) == wanted:
             break
     if not configs:
@@ -1284,19 +1016,19 @@ def sweep(argv: list[str]) -> int:
     if verb and (len(argv) < 2 or "=" in argv[1].partition("://")[0]):
         raise UsageError(f"rlsys sweep {verb} needs a sweep's folder{'' if verb == 'resume' else ' or a URL'}.")
     place, argv = (argv[1], argv[2:]) if verb else ("", argv)
-    own = [normalised(arg) for arg in argv if arg.startswith(("sweep.", "sweep="))]
+    own = [compose.normalised(arg) for arg in argv if arg.startswith(("sweep.", "sweep="))]
     rest = [arg for arg in argv if not arg.startswith(("sweep.", "sweep="))]
     if verb is None:
-        settings, preset = compose_sweep(own)
+        settings, preset = compose.composed_sweep(own)
         for text in own:
             key = text.partition("=")[0].removeprefix("sweep.")
             if reason := (SEARCH_KEYS if settings.mode == "pbt" else PBT_KEYS).get(key):
                 raise UsageError(f"{text}: with sweep.mode={settings.mode} {reason}: leave it out.")
-        fixed, space, seeds = search_space([*preset, *rest])
+        fixed, space, seeds = compose.search_space([*preset, *rest])
         from rlsys import sweep as sweeps
         from rlsys.sweep.spec import plan
 
-        study, folder = sweeps.create(plan([*searched, *fixed], space, seeds, settings, compose_checked))
+        study, folder = sweeps.create(plan([*searched, *fixed], space, seeds, settings, compose.checked))
     else:
         if rest:
             raise UsageError(f"rlsys sweep {verb} {place}: {rest[0]} cannot be changed any more.")
@@ -1307,7 +1039,7 @@ def sweep(argv: list[str]) -> int:
         if verb == "show":
             return show_sweep(study, folder, as_json)
         train_command = [*sweeps.TRAIN, *(f"--allow-import={module}" for module in modules)]
-        work = sweeps.Sweep(study, folder, settings, compose_checked, train=train_command, quiet=quiet)
+        work = sweeps.Sweep(study, folder, settings, compose.checked, train=train_command, quiet=quiet)
         if not quiet:
             room = f"{len(work.free)} at a time, {work.free[0].threads} threads each"
             spec = study.spec
@@ -1324,102 +1056,6 @@ def sweep(argv: list[str]) -> int:
         return show_sweep(study, folder, as_json) if not quiet else OK if study.best() else FAILED
 
 
-def compose_sweep(overrides: list[str]) -> tuple[Any, list[str]]:
-    """The SweepConfig that conf/sweep/ and the overrides make, and the values to search that the preset has."""
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    from rlsys.config import resolve_sweep, unknown_key
-
-    register_schemas()
-    chosen = [override.partition("=")[2] for override in overrides if override.startswith("sweep=")]
-    name = (chosen or ["default"])[-1]
-    if name not in (names := choices("sweep")):
-        near = get_close_matches(name, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"sweep={name}: there is no such sweep.{hint} There are: {', '.join(names)}.")
-    settings = [override for override in overrides if not override.startswith("sweep=")]
-    try:
-        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            composed: Any = OmegaConf.to_container(hydra.compose(f"sweep/{name}", settings), resolve=True)
-    except (HydraException, ValueError) as error:
-        if match := re.search(r"Could not override '([^']+)'", str(error)):
-            from rlsys.config import SweepConfig
-
-            known = [f"sweep.{key}" for key in asdict(SweepConfig())]
-            raise UsageError(unknown_key(match[1], known)) from None
-        raise UsageError(explain(error, settings)) from None
-    data = composed["sweep"]
-    space = data.pop("space")
-    return resolve_sweep(data), [f"{key}={value}" for key, value in space.items()]
-
-
-def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[int]]:
-    """What is typed for every run, the values to search by key, and the seeds; a later override takes an earlier's place."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
-    from hydra.errors import HydraException
-
-    from rlsys.sweep.spec import Parameter
-
-    typed = {override.partition("=")[0]: override for override in overrides}
-    fixed, space, seeds = [], {}, []
-    for key, text in typed.items():
-        if key in ("run_dir", "resume"):
-            instead = "sweep.dir=FOLDER" if key == "run_dir" else "rlsys sweep resume FOLDER"
-            raise UsageError(f"{text}: a sweep has its own folder: {instead}.")
-        if key == "init":
-            raise UsageError(f"{text}: the runs of a sweep begin anew: leave it out.")
-        try:
-            parsed = OverridesParser.create().parse_override(normalised(text))
-            value = parsed.value()
-            if not parsed.is_sweep_override():
-                fixed.append(text)
-            elif isinstance(value, IntervalSweep):
-                is_int = "int" in value.tags or isinstance(value.start, int)
-                low, high, is_log = float(value.start or 0), float(value.end or 0), "log" in value.tags
-                if not low < high or (is_log and low <= 0):
-                    raise UsageError(f"{text}: an interval goes from low to high, and with a log from above 0.")
-                space[key] = Parameter("int" if is_int else "float", low=low, high=high, log=is_log)
-            elif isinstance(value, RangeSweep):
-                found = [float(word) for word in parsed.sweep_string_iterator()]
-                if not found:
-                    raise UsageError(f"{text}: there is nothing in this range.")
-                kind = "int" if all(isinstance(n, int) for n in (value.start, value.stop, value.step)) else "float"
-                if key == "seed":
-                    seeds = [int(number) for number in found]
-                else:
-                    space[key] = Parameter(kind, low=min(found), high=max(found), step=abs(float(value.step)))
-            elif isinstance(value, ChoiceSweep):
-                words = list(dict.fromkeys(parsed.sweep_string_iterator()))
-                if key == "seed":
-                    seeds = [int(word) for word in words]
-                else:
-                    space[key] = Parameter("choice", words)
-            else:
-                raise UsageError(f"{text}: a sweep takes choice(...), range(...) and interval(...).")
-        except HydraException as error:
-            raise UsageError(explain(error, [text])) from None
-        except ValueError:
-            raise UsageError(f"{text}: seeds are integers.") from None
-    if "seed" in space:
-        raise UsageError(f"{typed['seed']}: seeds are named: seed=1,2,3, or seed=range(1,4).")
-    return fixed, space, seeds
-
-
-def compose_checked(overrides: list[str]) -> Any:
-    """The Config that `rlsys train` would make of these; ConfigError for any mistake."""
-    from rlsys.config import ConfigError
-
-    try:
-        config = compose([normalised(override) for override in overrides])
-    except UsageError as error:
-        raise ConfigError(str(error)) from None
-    check_env(config)
-    return config
-
-
 def reopened_sweep(verb: str, place: str, name: str | None, own: list[str]) -> tuple[Any, Path, Any]:
     """The sweep to go on with, its folder, and what it may use of this machine."""
     from dataclasses import replace
@@ -1428,7 +1064,7 @@ def reopened_sweep(verb: str, place: str, name: str | None, own: list[str]) -> t
 
     allowed = (*OWN_KEYS, "trials") if verb == "resume" else OWN_KEYS
     keys = [override.partition("=")[0].removeprefix("sweep.") for override in own]
-    settings, _ = compose_sweep(own)
+    settings, _ = compose.composed_sweep(own)
     for key in keys:
         if key not in allowed:
             keep = f"a sweep keeps its {key}; {verb} takes {', '.join(allowed)}."
@@ -1519,7 +1155,7 @@ def sweep_help() -> str:
     from rlsys.config import SweepConfig
 
     keys = key_lines("sweep.", SweepConfig)
-    return SWEEP_HELP.format(presets="|".join(choices("sweep")), own=", ".join(OWN_KEYS), keys=keys)
+    return SWEEP_HELP.format(presets="|".join(compose.choices("sweep")), own=", ".join(OWN_KEYS), keys=keys)
 
 
 def board(argv: list[str]) -> int:

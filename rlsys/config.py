@@ -1,6 +1,6 @@
 """What a run can be told: frozen dataclasses, their ranges, and how plain data becomes one of them.
 
-Hydra composes these from `conf/*.yaml` (cli.py); nothing else in rlsys sees Hydra. Values live in the YAML files' defaults
+Hydra composes these from `conf/*.yaml` (compose.py); nothing else in rlsys sees Hydra. Values live in the YAML files' defaults
 below and in `conf/`; a run keeps its resolved config in `config.yaml`, from which `load` makes the same `Config` again.
 """
 

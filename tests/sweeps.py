@@ -4,7 +4,8 @@ import sys
 
 import yaml
 
-from rlsys import cli, config
+from rlsys import config
+from rlsys.compose import yaml_value
 from rlsys.sweep import Stopped, StorageLost, Sweep, reopen
 
 # How a stand-in begins: what is typed is in `typed`, with what the run that it goes on from has been told; `folder` is the run's.
@@ -87,7 +88,7 @@ def compose(overrides: list[str]) -> config.Config:
         node = data
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = cli.yaml_value(yaml.safe_load(value))
+        node[last] = yaml_value(yaml.safe_load(value))
     return config.resolve(data)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import envs
 from envs.engine import conformance
-from rlsys import cli
+from rlsys import cli, compose
 
 SMALL = ["num_envs=8", "total_timesteps=1024", "agent.n_steps=16", "agent.batch_size=64", "eval_episodes=2"]
 SMALL += ["test_episodes=4", "env.max_episode_steps=50"]
@@ -142,7 +142,7 @@ def test_a_mistake_in_any_verb_is_told_in_one_line(arguments, words, tmp_path, m
 def test_trains_help_shows_every_key_with_its_default_and_meaning(capsys):
     assert cli.main(["train", "--help"]) == 0
     printed = capsys.readouterr().out
-    for key in set(cli.flat_keys(cli.compose([]))) - {"env", "agent", "env.name", "agent.name", "resume"}:
+    for key in set(compose.flat_keys(compose.composed([]))) - {"env", "agent", "env.name", "agent.name", "resume"}:
         assert f"  {key}=" in printed
     assert re.search(r"env\.vectorization=sync +sync\|async\|native\|envpool\n", printed)
     assert re.search(r"agent\.tau=1\.0 +how far each update moves the target network", printed)
@@ -418,9 +418,9 @@ def test_cfg_prints_the_composed_config(tmp_path):
 
 
 def test_every_experiment_composes():
-    for name in cli.choices("experiment"):
-        config = cli.compose([f"experiment={name}"])
-        cli.check_env(config)
+    for name in compose.choices("experiment"):
+        config = compose.composed([f"experiment={name}"])
+        compose.check_env(config)
 
 
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path):

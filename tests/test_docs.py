@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from envs.engine.single import SimEnv
 from envs.engine.vector import SimVectorEnv
 from envs.reference.measure import returns
-from rlsys import cli
+from rlsys import cli, compose
 from rlsys.agents.ppo import PPO
 from rlsys.config import PPOConfig
 from rlsys.log import METRICS, metrics_page
@@ -111,11 +111,11 @@ def test_every_command_in_the_docs_is_understood(command, monkeypatch, capsys):
         for argument in arguments:
             assert not argument.startswith("-") or argument in known, f"{verb} has no {argument}"
         return
-    overrides = [cli.normalised(arg) for arg in arguments if "=" in arg]
+    overrides = [compose.normalised(arg) for arg in arguments if "=" in arg]
     if any(arg.startswith(("resume=", "env=thermostat", "--config-dir")) for arg in arguments):
         return  # need a run, or the example's package (test_user_packages.py)
-    for job in cli.grid(overrides):
-        cli.check_env(cli.compose(job))
+    for job in compose.grid(overrides):
+        compose.check_env(compose.composed(job))
 
 
 def test_there_are_commands_to_check():

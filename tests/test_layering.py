@@ -58,6 +58,7 @@ LEVELS = {
     "rlsys.sweep.view": 3,
     "rlsys.sweep.findings": 3,
     "rlsys.sweep.report": 3,
+    "rlsys.compose": 4,
     "rlsys.cli": 5,
     "rlsys.launch_ray": 4,
     "rlsys.__main__": 5,
@@ -66,7 +67,7 @@ LEVELS = {
 
 # Packages that only these modules may import, anywhere in the file.
 ONLY = {
-    "hydra": {"rlsys.cli", "rlsys.plugins.hydra_plugins.rlsys_ray"},
+    "hydra": {"rlsys.compose", "rlsys.plugins.hydra_plugins.rlsys_ray"},
     "ray": {"rlsys.launch_ray"},
     "stable_baselines3": {"rlsys.agents.sb3"},
     "tensorboard": {"rlsys.events"},
@@ -74,7 +75,7 @@ ONLY = {
     "optuna": {"rlsys.sweep.study"},
     "pynvml": {"rlsys.cost"},
     "sqlalchemy": {"rlsys.sweep.study"},
-    "omegaconf": {"rlsys.config", "rlsys.cli"},
+    "omegaconf": {"rlsys.config", "rlsys.compose"},
 }
 NOBODY = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 ENVS_MAY = {"envs", "numpy", "numba", "llvmlite", "gymnasium", "PIL"}

@@ -20,6 +20,7 @@ pytest.importorskip("optuna", reason="needs rlsys[sweep]")
 import optuna
 
 from rlsys import chart, cli, config, sweep
+from rlsys.compose import composed
 from rlsys.config import resolve_sweep
 from rlsys.sweep import Sweep, findings, report
 from rlsys.sweep.spec import Parameter, plan
@@ -275,7 +276,7 @@ def test_each_trial_of_a_front_has_a_recipe_that_trains_it_and_who_leaves_the_fr
         command = found.commands[number]
         assert command.startswith("rlsys train ")
         searched, rest = cli.take_config_dir(command.removeprefix("rlsys train ").split())
-        made = config.flat(config.to_data(cli.compose([*searched, *rest])))
+        made = config.flat(config.to_data(composed([*searched, *rest])))
         typed = dict(override.split("=", 1) for override in study.overrides(found.trials[number]))
         assert [str(made[key]).replace(" ", "") for key in OWN] == [typed[key] for key in OWN]
     assert cli.main(["report", str(folder)]) == 0

@@ -28,6 +28,7 @@ pytest.importorskip("optuna", reason="needs rlsys[sweep]")
 from optuna.exceptions import StorageInternalError
 
 from rlsys import cli, config, sweep
+from rlsys.compose import composed, search_space
 from rlsys.config import ConfigError, SweepConfig, resolve_sweep
 from rlsys.cost import Cost
 from rlsys.folder import find, is_held
@@ -100,12 +101,12 @@ def until(holds, seconds: float = 300.0):
     ],
 )
 def test_hydras_words_say_what_is_searched(text, parameter):
-    fixed, space, seeds = cli.search_space(["num_envs=8", text, "seed=3,1"])
+    fixed, space, seeds = search_space(["num_envs=8", text, "seed=3,1"])
     assert (fixed, space, seeds) == (["num_envs=8"], {text.partition("=")[0]: parameter}, [3, 1])
 
 
 def test_what_is_typed_later_takes_the_place_of_a_presets_value():
-    assert cli.search_space(["agent.gamma=choice(0.9,0.99)", "agent.gamma=0.5"]) == (["agent.gamma=0.5"], {}, [])
+    assert search_space(["agent.gamma=choice(0.9,0.99)", "agent.gamma=0.5"]) == (["agent.gamma=0.5"], {}, [])
 
 
 @pytest.mark.parametrize(
@@ -226,8 +227,8 @@ def test_every_trial_has_its_seeds_its_value_and_its_runs(tmp_path, train):
 def test_the_best_is_left_as_a_recipe_that_trains_it(tmp_path, train, monkeypatch):
     swept(planned(tmp_path, seeds=[5], sampler="grid", fixed=["num_envs=8", "agent.batch_size=16"]), train)
     searched, _ = cli.take_config_dir(["--config-dir", str(tmp_path)])
-    found = cli.compose([*searched, "experiment=best", "seed=7"])
-    wanted = cli.compose(["num_envs=8", "agent.batch_size=16", "agent.learning_rate=0.001", "seed=7"])
+    found = composed([*searched, "experiment=best", "seed=7"])
+    wanted = composed(["num_envs=8", "agent.batch_size=16", "agent.learning_rate=0.001", "seed=7"])
     assert config.to_data(found) == {**config.to_data(wanted), "total_timesteps": 500, "eval_every": 100}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from envs import registration
-from rlsys import cli
+from rlsys import compose
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "add-an-env.md").read_text()
@@ -185,8 +185,8 @@ def test_the_names_that_the_command_line_reads_by_itself_are_those_of_the_regist
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: seen.append(group) or points)
     monkeypatch.setattr(registration, "entry_points", lambda group: points)
     registration.declared.cache_clear()
-    cli.installed_sims.cache_clear()
-    assert cli.installed_sims() == [name for name in registration.sims() if name not in registration.SIMS]
+    compose.installed_sims.cache_clear()
+    assert compose.installed_sims() == [name for name in registration.sims() if name not in registration.SIMS]
     assert seen == [registration.GROUP]
     registration.declared.cache_clear()
-    cli.installed_sims.cache_clear()
+    compose.installed_sims.cache_clear()

@@ -1,4 +1,4 @@
-"""The launchers `ray` and `ray_local`. Hydra takes a launcher from a package of this name only, to which cli.py adds this one."""
+"""The launchers `ray` and `ray_local`. Hydra takes launchers from a package of this name only; compose.py adds this one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
