@@ -292,7 +292,7 @@ def resume_run(pattern: str, given: dict[str, str], command: str, quiet: bool, m
     found = find_one(pattern)
     if "init" in given:
         raise UsageError("a resumed run has begun already: leave out init=, or resume=.")
-    config = config_module.load(found.folder / "config.yaml", compose.typed_values(given))
+    config = config_module.go_on(found.folder / "config.yaml", compose.typed_values(given))
     check_env(config)
     train_one(config, command, quiet, resume=found, meter=meter)
     return OK
@@ -844,6 +844,10 @@ def tune_speed(argv: list[str]) -> int:
     except ValueError:
         raise UsageError(f"--seconds {given[-1]} is not a number.") from None
     searched, settings = take_config_dir(argv)
+    if other := next((arg for arg in settings if arg.startswith(("resume=", "init="))), None):
+        raise UsageError(
+            f"{other}: tune-speed measures a new run: give it that one's env=, agent= and other keys instead."
+        )
     config = compose.composed([*searched, *(compose.normalised(arg) for arg in settings)])
     check_env(config)
     from rlsys.tune import tune

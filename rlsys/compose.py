@@ -49,24 +49,23 @@ def normalised(override: str) -> str:
     return override
 
 
-def yaml_value(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as a string; we do not."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)
-    return value
-
-
 def typed_values(given: dict[str, str]) -> dict[str, Any]:
     """What is typed on top of a run's own configuration, as values; not the choices that make up a run."""
-    import yaml
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     if fixed := given.keys() & {"env", "agent", "experiment"}:
         raise UsageError(f"a run that goes on keeps its env and agent: leave out {sorted(fixed)[0]}=.")
-    try:
-        return {key: yaml_value(yaml.safe_load(value)) for key, value in given.items()}
-    except yaml.YAMLError as error:
-        raise UsageError(" ".join(str(error).split())) from None
+    values = {}
+    for key, text in given.items():
+        try:
+            (override,) = OverridesParser.create().parse_overrides([normalised(f"{key}={text}")])
+        except HydraException as error:
+            raise UsageError(explain(error, [f"{key}={text}"])) from None
+        if override.is_sweep_override():
+            raise UsageError(f"{key}={text}: a run that goes on has one value for each key; a list is written [1,2].")
+        values[key] = override.value()
+    return values
 
 
 def grid(overrides: list[str]) -> list[list[str]]:

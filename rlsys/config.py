@@ -307,6 +307,8 @@ def phases(config: Config) -> list[tuple[int, Config]]:
     for i, entry in enumerate(config.schedule):
         where, changes = f"schedule[{i}]", flat(entry)
         step = changes.pop("from_step", None)
+        if isinstance(step, float) and step.is_integer():
+            step = int(step)  # 1e6
         if type(step) is not int or not begun < step < config.total_timesteps:
             raise ConfigError(
                 f"{where}.from_step={step!r} must be an integer above {begun} and below total_timesteps="
@@ -342,15 +344,28 @@ def descend(path: Path, step: int, overrides: dict[str, Any]) -> Config:
     later = [entry for entry in parent.schedule if entry["from_step"] > step]
     new = {"schedule": later, "stop_at": None, "init": None, "resume": None, "run_dir": Config.run_dir}
     data = {**to_data(part), **new}
+    _refuse_to_change(data, overrides, "starts from another keeps that one's")
+    return resolve(_overlaid(data, overrides))
+
+
+def go_on(path: Path, overrides: dict[str, Any]) -> Config:
+    """The Config of the run with the config.yaml `path` when it is resumed, with `overrides` (dotted keys) on top.
+
+    What its checkpoints hold cannot be another, as in `descend`.
+    """
+    data = to_data(load(path))
+    _refuse_to_change(data, overrides, "goes on keeps its")
+    return resolve(_overlaid(data, overrides))
+
+
+def _refuse_to_change(data: dict[str, Any], overrides: dict[str, Any], keeps: str) -> None:
+    """ConfigError for an override of what a checkpoint of a run with this data holds."""
     known = flat(data)
     for key, value in overrides.items():
         is_kept = key in ("seed", "num_envs") or key.startswith("env.") or (key[:6] == "agent." and not may_change(key))
         if is_kept and (key not in known or known[key] != value):
             was = f" ({known[key]})" if key in known else ""
-            raise ConfigError(
-                f"{key}={value}: a run that starts from another keeps that one's {key}{was}: leave it out."
-            )
-    return resolve(_overlaid(data, overrides))
+            raise ConfigError(f"{key}={value}: a run that {keeps} {key}{was}: leave it out.")
 
 
 def _overlaid(data: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -533,8 +548,8 @@ def to_recipe(data: dict[str, Any], title: str) -> str:
     return f"# @package _global_\n# {title}\ndefaults:\n{choices}{OmegaConf.to_yaml(OmegaConf.create(data)).rstrip()}"
 
 
-def load(path: Path, overrides: dict[str, Any] = {}) -> Config:
-    """The Config in a run's config.yaml, with `overrides` (dotted keys) on top. ConfigError names a damaged file."""
+def load(path: Path) -> Config:
+    """The Config in a run's config.yaml. ConfigError names a damaged file."""
     from omegaconf import OmegaConf
     from yaml import YAMLError
 
@@ -542,7 +557,6 @@ def load(path: Path, overrides: dict[str, Any] = {}) -> Config:
         data: Any = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(data, dict) or not data:
             raise ConfigError("there are no keys in it.")
-        resolve(data)
+        return resolve(data)
     except (FileNotFoundError, ValueError, YAMLError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    return resolve(_overlaid(data, overrides))

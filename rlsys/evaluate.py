@@ -9,10 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from rlsys.policy import Policy
+from rlsys.signals import Stop
 from rlsys.statistics import bootstrap, bootstrap_interval, iqm, percentile_interval
 from rlsys.torchenv import Scale, TorchEnv, has_levels, make_env, score_scale
 
 MAX_ENVS = 100  # side by side in an evaluation
+PATIENCE = 200_000  # steps in which one of them must end an episode, if the env has no limit that we know
+
+
+class Abandoned(Exception):
+    """An evaluation was given up; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +91,19 @@ class Report:
         }
 
 
-def evaluate(policy: Policy, env: TorchEnv, episodes: int, **options: Any) -> Report:
-    """Play `episodes` episodes, from the env's first ones, and report them; options as for `played`."""
+def evaluate(policy: Policy, env: TorchEnv, episodes: int, *, stop: Stop | None = None, **options: Any) -> Report:
+    """Play `episodes` episodes, from the env's first ones, and report them; options as for `played`.
+
+    Raises Abandoned where `stop` asks for it, or if episodes do not end.
+    """
     steps = played(policy, env, episodes, **options)
     while True:
         try:
             next(steps)
         except StopIteration as end:
             return end.value
+        if stop and stop.requested:
+            raise Abandoned(f"evaluation was stopped by {stop.requested}.")
 
 
 def played(
@@ -114,8 +125,16 @@ def played(
     generator = torch.Generator(env.device).manual_seed(seed)
     was_training = policy.training
     policy.eval()
+    waited = 0  # steps since an episode has ended
     while (done < quota).any():
         ended = env.step(policy.act(env.obs, deterministic=deterministic, generator=generator), slot)
+        waited = 0 if ended is not None and ended.any() else waited + 1
+        if waited > PATIENCE and not env.is_native:  # a sim has a limit
+            policy.train(was_training)
+            raise Abandoned(
+                f"evaluation: no episode has ended for {PATIENCE:,} steps. Give the env a limit: "
+                "env.kwargs.max_episode_steps=1000, or what suits it."
+            )
         if ended is not None:
             for i in np.flatnonzero(ended & (done < quota)):
                 returns[i].append(slot[1].episode_return[i])

@@ -27,6 +27,8 @@ from rlsys.cost import Cost, disk_bytes, load_prices
 if TYPE_CHECKING:
     from rlsys.policy import Policy
 
+SECOND = len("20261231-235959")  # what the name of a run's folder begins with
+
 
 class RunLocked(RuntimeError):
     """Another process is training in this folder."""
@@ -89,8 +91,12 @@ class Run:
         """ "running", "finished", or "stopped" (it can be resumed)."""
         if self.is_locked():
             return "running"
-        steps = (self.summary() or {}).get("steps", -1)
-        return "finished" if steps >= self.config().end else "stopped"  # more steps may have been asked for
+        summary, cfg = self.summary() or {}, self.config()
+        steps = summary.get("steps")
+        if not isinstance(steps, int):
+            return "stopped"
+        is_solved = cfg.stop_when_solved and summary.get("seconds_to_solve") is not None
+        return "finished" if steps >= cfg.end or is_solved else "stopped"  # more steps may have been asked for
 
     def is_locked(self) -> bool:
         return is_held(self.folder / "lock")
@@ -126,8 +132,16 @@ def find(pattern: str, root: str = "runs") -> list[Run]:
     if pattern == "latest":
         return find(root, root)[-1:]
     paths = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
-    found = [file.parent for path in paths for file in Path(path).rglob("command.txt")]
-    return [Run(path) for path in sorted(set(found), key=lambda path: (path.name, str(path)))]
+    found = {file.parent for path in paths for file in Path(path).rglob("command.txt")}
+    return [Run(path) for path in sorted(found, key=_age)]
+
+
+def _age(folder: Path) -> tuple[str, float, str]:
+    """What runs are sorted by: the second in their name, and when they were begun or resumed in it."""
+    began = 0.0
+    with contextlib.suppress(OSError):
+        began = (folder / "command.txt").stat().st_mtime
+    return folder.name[:SECOND], began, str(folder)
 
 
 def find_one(pattern: str, root: str = "runs") -> Run:

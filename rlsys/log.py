@@ -56,7 +56,7 @@ METRICS: dict[str, Metric] = {
     ),
     "time/total_timesteps": Metric("steps", "Environment steps since the run began, over all environments."),
     "time/iterations": Metric("iterations", "Calls of the agent's `iterate` since the run began."),
-    "time/time_elapsed": Metric("s", "Wall time since this process began to train."),
+    "time/time_elapsed": Metric("s", "Wall time of training and evaluation, over all processes of the run."),
     "cost/seconds": Metric("s", "Wall time of all the run's processes, start-up included."),
     "cost/core_seconds": Metric("s", "CPU time, user and system, of all the run's processes and those below them."),
     "cost/gpu_seconds": Metric("s", "Wall time that a GPU was held."),
@@ -72,7 +72,7 @@ METRICS: dict[str, Metric] = {
     "train/clip_range": Metric("1", "PPO's clip range, as scheduled."),
     "train/explained_variance": Metric("≤ 1", "1 - Var(return - value) / Var(return): 1 perfect, 0 like a constant."),
     "train/std": Metric("action", "Mean standard deviation of a Gaussian policy."),
-    "train/n_updates": Metric("updates", "Epochs (PPO) or gradient steps (the others) since the run began."),
+    "train/n_updates": Metric("updates", "Gradient steps since the run began; of stable-baselines3's PPO epochs."),
     "train/grad_norm": Metric("1", "Mean L2 norm of the gradient, before clipping."),
     "train/q_values": Metric("reward", "Mean predicted value of the actions in the batch."),
     "train/importance_weight": Metric(

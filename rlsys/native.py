@@ -301,10 +301,11 @@ class Native:
     def _wait_for_child(self) -> None:
         """Until `fit` is compiled; a child that takes too long is given up."""
         patience = time.monotonic() + CHILD_SECONDS
-        while self._child and os.waitpid(self._child, os.WNOHANG) == (0, 0):
-            if time.monotonic() > patience:
-                os.kill(self._child, signal.SIGKILL)
-            time.sleep(0.01)
+        with contextlib.suppress(ChildProcessError):  # whoever ignores SIGCHLD is told of no child's end
+            while self._child and os.waitpid(self._child, os.WNOHANG) == (0, 0):
+                if time.monotonic() > patience:
+                    os.kill(self._child, signal.SIGKILL)
+                time.sleep(0.01)
         self._child = 0
 
     def state(self) -> dict[str, Any]:

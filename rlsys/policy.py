@@ -6,7 +6,7 @@ Shapes: B batch, O observation shape, A action dimension (Box) or number of acti
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -241,7 +241,8 @@ class Policy(nn.Module):
         return {"spec": self.spec.to_json(), "tensors": dict(self.state_dict())}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if PolicySpec.from_json(state["spec"]) != self.spec:
+        saved = PolicySpec.from_json(state["spec"])
+        if replace(saved, deterministic=self.spec.deterministic) != self.spec:  # how it acts may change
             raise ValueError(f"the checkpoint's policy is {state['spec']}, this one is {self.spec.to_json()}.")
         self.load_state_dict(state["tensors"])
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,23 +47,28 @@ def play(
     Raises ValueError if the env cannot draw itself.
     """
     # NextStep autoreset leaves the last state of an episode to be looked at.
-    device = str(policy_device(policy))
-    env = make_env(
-        env_config, 1, split="test", seed=seed, device=device, autoreset_mode="NextStep", render_mode="rgb_array"
-    )
-    try:
-        yield from _frames(policy, env, episodes, deterministic, seed, max_steps)
-    finally:
-        env.close()
+    how: dict[str, Any] = {
+        "autoreset_mode": "NextStep",
+        "render_mode": "rgb_array",
+        "device": str(policy_device(policy)),
+    }
+    first = 0
+    while first < episodes:  # once, but for an env whose episode is cut: it would begin with the same again
+        env = make_env(env_config, 1, split="test", seed=seed + first, **how)
+        try:
+            first = yield from _frames(policy, env, range(first, episodes), deterministic, seed + first, max_steps)
+        finally:
+            env.close()
 
 
 def _frames(
-    policy: Policy, env: TorchEnv, episodes: int, deterministic: bool | None, seed: int, max_steps: int | None
-) -> Iterator[Frame]:
+    policy: Policy, env: TorchEnv, episodes: range, deterministic: bool | None, seed: int, max_steps: int | None
+) -> Generator[Frame, None, int]:
+    """Returns the episode to go on with in another env."""
     slot = env.bind(env.empty_steps())
     generator = torch.Generator(env.device).manual_seed(seed)
     policy.eval()
-    for episode in range(episodes):
+    for episode in episodes:
         step, total = 0, 0.0
         yield Frame(env.env.frame(0), episode, step, total)
         while max_steps is None or step < max_steps:
@@ -74,7 +79,8 @@ def _frames(
                 env.step(policy.act(env.obs, deterministic=True), slot)  # the step that only resets
                 break
         else:
-            env.reset()
+            return episode + 1
+    return episodes.stop
 
 
 def frame_rate(env_config: Any) -> float:

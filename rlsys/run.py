@@ -21,7 +21,7 @@ from rlsys import agents, checkpoint, config, distributed
 from rlsys.config import Config, ConfigError, SimConfig
 from rlsys.cost import Cost, Meter, Nvml, Prices, disk_bytes, load_prices
 from rlsys.distributed import ALONE, Ranks
-from rlsys.evaluate import Report, final_report, held_out
+from rlsys.evaluate import Abandoned, Report, final_report, held_out
 from rlsys.folder import Run, card, describe, find_launched, hyperparameters, label, new_folder, write_whole
 from rlsys.log import Log, Pace, Progress
 from rlsys.networks import is_picture
@@ -61,6 +61,8 @@ def train(
             threads = set_threads(cfg)
             env = training_env(cfg, device, ranks)
             agent = training_agent(cfg, env)
+            for _, part in config.phases(cfg)[1:]:
+                training_agent(part, env)  # what cannot be is told now, not after hours
             book = Book() if resume else begin(cfg, agent, device)
         book.meter, book.prices = meter, prices
         launchers = ranks.words(distributed.launcher())
@@ -150,6 +152,8 @@ def restore(run: Run, cfg: Config, agent: agents.Agent, device: str, quiet: bool
         agent.load_state(state)
     say(quiet, *[f"skipped a damaged checkpoint: {reason}" for reason in rejected])
     book = state["book"]
+    if book["best_step"] == agent.steps:  # a process that dies after saving may not have come to that
+        checkpoint.mark_best(run.checkpoints, agent.steps)
     cost = Cost(**book.get("cost", {}))  # older checkpoints have none
     if (summary := run.summary()) and summary["steps"] == agent.steps:  # it was finished: tested, too
         cost = Cost.from_summary(summary) or cost
@@ -210,6 +214,31 @@ def loop(
     def write(metrics: dict[str, Any]) -> None:
         progress.update(agent.steps, log.write(agent.steps, metrics))
 
+    def assess() -> str:
+        """Evaluate, on a split that training never sees; returns why that was given up, if it was."""
+        wait(agent.env.device)
+        try:
+            with book.evaluating:
+                report = held_out(agent.policy, cfg.env, cfg.eval_episodes, "validation", stop=stop)
+        except Abandoned as reason:
+            return str(reason)
+        write(report.metrics())
+        book.judge(agent.steps, report.mean, reward_threshold(cfg.env))
+        return ""
+
+    def leave_if_asked() -> None:
+        if stop.requested and (agent.steps < cfg.end or book.owes):
+            message = f"stopped by {stop.requested} at step {agent.steps:,}; saved in {run.folder}"
+            raise Preempted(message, run.folder)
+        if book.owes:
+            raise ConfigError(f"{book.owes} What it has learned in {agent.steps:,} steps is saved in {run.folder}.")
+
+    if book.owes:  # the last evaluation was given up, and its step saved
+        book.owes = assess()
+        leave_if_asked()
+        if book.best_step == agent.steps:
+            checkpoint.mark_best(run.checkpoints, agent.steps)
+
     while ranks.tell(agent.steps < until and not (cfg.stop_when_solved and book.is_solved)):
         due = Due(agent.steps, cfg.end)
         with book.iterating:
@@ -226,13 +255,9 @@ def loop(
                 write({**agent.env.metrics(), **metrics, **book.clock(agent), **book.costs()})
         progress.update(agent.steps)
 
-        # evaluate: on a split that training never sees
+        # evaluate
         if due(cfg.eval_every):
-            wait(agent.env.device)
-            with book.evaluating:
-                report = held_out(agent.policy, cfg.env, cfg.eval_episodes, "validation")
-            write(report.metrics())
-            book.judge(agent.steps, report.mean, reward_threshold(cfg.env))
+            book.owes = assess()
 
         # show: pictures of the policy as it is
         if cfg.replay_every and due(cfg.replay_every):
@@ -242,7 +267,7 @@ def loop(
 
         # save
         is_best = book.best_step == agent.steps
-        if ranks.tell(bool(due(cfg.save_every) or is_best or stop.requested)):
+        if ranks.tell(bool(due(cfg.save_every) or is_best or stop.requested or book.owes)):
             wait(agent.env.device)
             with book.saving:
                 log.flush()
@@ -251,9 +276,7 @@ def loop(
                 checkpoint.save(run.checkpoints, agent.steps, state, keep=cfg.keep_checkpoints)
         if is_best:
             checkpoint.mark_best(run.checkpoints, agent.steps)
-        if stop.requested and agent.steps < cfg.end:
-            message = f"stopped by {stop.requested} at step {agent.steps:,}; saved in {run.folder}"
-            raise Preempted(message, run.folder)
+        leave_if_asked()
 
 
 def follow(cfg: Config, agent: agents.Agent, device: str, stop: Stop, meter: Meter) -> None:
@@ -334,6 +357,7 @@ class Book:
     best: float | None = None  # highest mean return on the validation split
     best_step: int | None = None
     seconds_to_solve: float | None = None
+    owes: str = ""  # why the evaluation at this step was given up, and is still to be made
     cost: Cost = field(default_factory=Cost)  # of earlier processes
 
     def __post_init__(self):

@@ -115,6 +115,7 @@ def tune(cfg: Config, seconds: float = 20.0) -> Iterator[Probe]:
     share = max(LEAST_SECONDS, seconds / (len(ways) + len(ENVS) - 1))
 
     found: list[Probe] = []
+    reason = ""
     for way in ways:
         if way["engine"] == "compile" and any(p.engine == "native" for p in found):
             continue  # it takes a minute to compile, and is slower
@@ -122,9 +123,12 @@ def tune(cfg: Config, seconds: float = 20.0) -> Iterator[Probe]:
             found.append(probe(dataclasses.replace(cfg, **way), share))
         except ConfigError:
             raise
-        except ValueError:  # engine=native cannot be
+        except ValueError as error:  # engine=native cannot be
+            reason = str(error)
             continue
         yield found[-1]
+    if not found:
+        raise ConfigError(reason)
     best = max(found, key=lambda p: p.steps_per_second)
     for factor in ENVS:
         num_envs = round(cfg.num_envs * factor)

@@ -1,11 +1,11 @@
 """A stand-in for `rlsys train`, for tests of sweeps; as a script, a process that works on a sweep with it."""
 
+import contextlib
 import sys
 
 import yaml
 
 from rlsys import config
-from rlsys.compose import yaml_value
 from rlsys.sweep import Stopped, StorageLost, Sweep, reopen
 
 # How a stand-in begins: what is typed is in `typed`, with what the run that it goes on from has been told; `folder` is the run's.
@@ -88,7 +88,9 @@ def compose(overrides: list[str]) -> config.Config:
         node = data
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = yaml_value(yaml.safe_load(value))
+        node[last] = yaml.safe_load(value)
+        with contextlib.suppress(TypeError, ValueError):
+            node[last] = float(value) if isinstance(node[last], str) else node[last]  # YAML 1.1 reads 1e-3 as a string
     return config.resolve(data)
 
 

@@ -38,7 +38,7 @@ def test_a_saved_config_is_loaded_as_it_was(tmp_path):
     )
     (tmp_path / "config.yaml").write_text(config.to_yaml(cfg))
     assert config.load(tmp_path / "config.yaml") == cfg
-    changed = config.load(tmp_path / "config.yaml", {"agent.learning_rate": 0.5, "total_timesteps": 99})
+    changed = config.go_on(tmp_path / "config.yaml", {"agent.learning_rate": 0.5, "total_timesteps": 99})
     assert changed.agent.learning_rate == 0.5
     assert changed.total_timesteps == 99
 

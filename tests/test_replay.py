@@ -68,6 +68,13 @@ def test_the_seed_chooses_the_episode_and_max_steps_cuts_it():
     assert (last(seed=1).pixels != last(seed=2).pixels).any()
 
 
+def test_an_episode_that_is_cut_is_followed_by_another_one():
+    config = SimConfig()
+    frames = list(replay.play(policy_for(config), config, episodes=3, max_steps=2))
+    assert [(frame.episode, frame.step) for frame in frames] == [(e, s) for e in range(3) for s in range(3)]
+    assert len({frame.pixels.tobytes() for frame in frames if frame.step == 0}) == 3
+
+
 def test_a_gymnasium_env_is_recorded_through_its_own_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     config = GymnasiumConfig(id="LunarLander-v3")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rlsys import checkpoint, cli, run
-from rlsys.config import Config, DQNConfig, GymnasiumConfig, PPOConfig, SimConfig, resolve
+from rlsys.config import Config, ConfigError, DQNConfig, GymnasiumConfig, PPOConfig, SimConfig, resolve
 from rlsys.folder import Run, find, find_one
 from rlsys.log import read_metrics
 from rlsys.torchenv import DeviceError
@@ -169,6 +169,77 @@ def test_a_run_given_more_steps_is_not_finished_before_they_are_done(tmp_path):
     assert done.status() == "stopped"
 
 
+@pytest.mark.parametrize("at", [512, 1024])
+def test_an_evaluation_that_a_signal_cuts_short_is_made_when_the_run_goes_on(at, tmp_path, monkeypatch):
+    whole = run.train(small(tmp_path / "whole"), quiet=True)
+    right = run.held_out
+
+    def slow(policy, env, episodes, split, stop):
+        if (
+            find_one(str(tmp_path / "cut")).checkpoints.joinpath(f"step_{at - 256:012d}").exists()
+            and not stop.requested
+        ):
+            stop.requested = "SIGTERM"
+        return right(policy, env, episodes, split, stop=stop)
+
+    monkeypatch.setattr(run, "held_out", slow)
+    for _ in range(2):  # the second one is cut short, too, at once
+        with pytest.raises(run.Preempted, match=f"stopped by SIGTERM at step {at:,}"):
+            run.train(small(tmp_path / "cut"), resume=next(iter(find(str(tmp_path / "cut"))), None), quiet=True)
+    monkeypatch.setattr(run, "held_out", right)
+    (cut,) = find(str(tmp_path / "cut"))
+    run.train(small(tmp_path / "cut"), resume=cut, quiet=True)
+    final = [
+        {**learned(found.folder), "book": None} for found in (whole, cut)
+    ]  # at the end, saved before the evaluation
+    assert same(*final)
+    assert metrics(cut.folder) == metrics(whole.folder)
+    assert cut.summary()["best_step"] == whole.summary()["best_step"]
+    assert os.readlink(cut.checkpoints / "best") == os.readlink(whole.checkpoints / "best")
+
+
+def test_an_evaluation_that_does_not_end_is_told_with_a_remedy_and_what_was_learned_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlsys.evaluate.PATIENCE", 300)
+    cfg = small(tmp_path, env=GymnasiumConfig(id="CliffWalking-v1"), eval_every=0, save_every=0, total_timesteps=256)
+    with pytest.raises(
+        ConfigError, match=r"no episode has ended for 300 steps.*env.kwargs.max_episode_steps=.*saved in"
+    ):
+        run.train(cfg, quiet=True)
+    (folder,) = find(str(tmp_path / "runs"))
+    assert checkpoint.load(folder.checkpoints / "last")["steps"] == 256
+    limited = GymnasiumConfig(id="CliffWalking-v1", kwargs={"max_episode_steps": 20})
+    assert (
+        run.train(small(tmp_path, env=limited, total_timesteps=256), quiet=True).summary()["eval/mean_ep_length"] <= 20
+    )
+
+
+def test_a_run_killed_before_it_marks_its_best_checkpoint_marks_it_when_it_goes_on(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "mark_best", killed)
+        with pytest.raises(Killed):
+            run.train(small(tmp_path), quiet=True)
+    (found,) = find(str(tmp_path / "runs"))
+    assert not (found.checkpoints / "best").exists()
+    monkeypatch.setattr(run.Book, "judge", lambda *_: None)  # no later one is better
+    run.train(small(tmp_path), resume=found, quiet=True)
+    assert checkpoint.load(found.checkpoints / "best")["steps"] == 512
+
+
+def test_a_run_that_ended_because_it_was_solved_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "reward_threshold", lambda env: 1.0)
+    done = run.train(small(tmp_path, stop_when_solved=True), quiet=True)
+    assert done.summary()["steps"] == 512
+    assert done.status() == "finished"
+    (done.folder / "summary.json").write_text('{"steps": null}')
+    assert done.status() == "stopped"
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     cfg = small(tmp_path)
     whole = run.train(cfg, quiet=True)
@@ -300,6 +371,15 @@ def test_runs_are_found_by_folder_glob_and_latest(tmp_path, monkeypatch):
     assert find_one("latest").folder == second.folder
     assert find_one(str(first.folder)).folder == first.folder
     assert [found.folder for found in find("runs/cartpole/*/*")] == [first.folder, second.folder]
+
+
+def test_of_runs_that_began_in_the_same_second_the_newest_is_the_newest(tmp_path):
+    names = ["20260101-120000-s9-ffff", "20260101-120000-s10-0000", "20260101-115959-s0-0000"]
+    for i, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "command.txt").touch()
+        os.utime(tmp_path / name / "command.txt", (1e9 + i / 10, 1e9 + i / 10))
+    assert [found.folder.name for found in find(str(tmp_path))] == [names[2], names[0], names[1]]
 
 
 # -- where to train ------------------------------------------------------------------------------------------------------

@@ -154,6 +154,12 @@ def test_a_checkpoint_can_be_started_from_as_well_as_a_run(tmp_path, monkeypatch
         (["init=nowhere"], "no run at 'nowhere'"),
         (["init=runs", "agent.gamma=0.9", "-m"], "leave out -m"),
         (["resume=runs", "init=runs"], "leave out init="),
+        (["resume=runs", "env.params.gravity=9"], "a run that goes on keeps its env.params.gravity: leave it out"),
+        (["resume=runs", "seed=3"], "keeps its seed (0)"),
+        (["resume=runs", "num_envs=16"], "keeps its num_envs (8)"),
+        (["resume=runs", "agent.hidden=[32]"], "keeps its agent.hidden ([64, 64])"),
+        (["resume=runs", "agent.gamma=0.9,0.8"], "one value for each key"),
+        (["init=runs", "agent.gamma=[0.9"], "the value of agent.gamma=[0.9 cannot be read"),
     ],
 )
 def test_what_a_checkpoint_holds_cannot_be_another(arguments, words, tmp_path, monkeypatch, capsys):
@@ -188,6 +194,28 @@ def test_what_a_checkpoint_holds_cannot_be_another(arguments, words, tmp_path, m
 def test_a_schedule_that_cannot_be_is_refused_before_anything_begins(schedule, words):
     with pytest.raises(ConfigError, match=words):
         resolve({"schedule": schedule})
+
+
+@pytest.mark.parametrize("begun", ["resume", "init"])
+def test_a_schedule_is_typed_alike_for_a_run_that_goes_on(begun, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run.train(small(tmp_path, total_timesteps=128), quiet=True)
+    typed = "schedule=[{from_step:2.56e2,agent.learning_rate:1e-4,agent.deterministic:false}]"
+    assert cli.main(["train", f"{begun}=runs", typed, "total_timesteps=512", "replay=false", "--quiet"]) == 0
+    found = find("runs")[-1]
+    rates = {
+        point["step"]: point["train/learning_rate"] for point in read_metrics(found.folder) if "train/loss" in point
+    }
+    assert rates[256] == pytest.approx(3e-4 * (1 - 128 / 512))  # it falls linearly
+    assert rates[384] == pytest.approx(1e-4 * (1 - 256 / 512))
+
+
+def test_a_schedule_that_an_agent_refuses_is_refused_before_there_is_a_folder(tmp_path):
+    late = {"schedule": [{"from_step": 300, "agent.hyperparameters.foo": 3}], "run_dir": str(tmp_path / "runs")}
+    cfg = resolve({"agent": {"name": "sb3", "algo": "PPO"}, "num_envs": 4, "total_timesteps": 512, **late})
+    with pytest.raises(ConfigError, match="foo"):
+        run.train(cfg, quiet=True)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_stop_at_must_be_within_the_run():

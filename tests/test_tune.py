@@ -73,3 +73,7 @@ def test_a_wrong_setting_is_told_before_anything_is_measured(capsys):
     assert "--seconds soon is not a number" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="engine"):
         config(engine="fast")
+    with pytest.raises(ConfigError, match="GELU"):
+        list(tune.tune(config(engine="native", agent={**PPO, "activation": "gelu"}), seconds=0.1))
+    assert cli.main(["tune-speed", "resume=latest"]) == cli.USAGE
+    assert "resume=latest: tune-speed measures a new run" in capsys.readouterr().err

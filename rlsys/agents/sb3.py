@@ -47,8 +47,9 @@ BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "t
 PLAIN = {type(None): "null", ActionNoise: "a number", Callable: "lin_<number>"}  # what stands for an object in YAML
 
 RANGES = {  # that SB3 itself does not look at
-    **dict.fromkeys(("gamma", "gae_lambda", "tau", "exploration_fraction"), (0, 1)),
-    **dict.fromkeys(("batch_size", "n_steps", "n_epochs", "train_freq", "buffer_size"), (1, np.inf)),
+    **dict.fromkeys(("gamma", "gae_lambda", "tau"), (0, 1)),
+    "exploration_fraction": (1e-6, 1),  # it divides by it
+    **dict.fromkeys(("batch_size", "n_steps", "n_epochs", "train_freq", "buffer_size", "policy_delay"), (1, np.inf)),
 }
 
 # Arguments that are no hyperparameters: said elsewhere in a config, not plain data, or an action rule we do not have.
