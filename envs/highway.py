@@ -9,8 +9,9 @@ taken every second, 15 Euler steps of the world. The acceleration of a car is
 
 with v0 its desired speed, d the distance (of the middles) to the car ahead and v_ahead that car's speed.
 
-**Action** `Discrete(5)`: 0 to the next lane on the left, 1 nothing, 2 to the next lane on the right, 3 faster, 4 slower: the next
-target speed of 15, 20, 25, 30 m/s above or below the present speed. Beyond the last lane or speed: nothing.
+**Action** `Discrete(5)`: 0 to the next lane on the left, 1 nothing, 2 to the next lane on the right, 3 faster, 4 slower: of
+the target speeds 15, 20, 25, 30 m/s the one above or below that nearest to the present speed. Beyond the last lane or speed:
+nothing.
 
 **Observation** `Box(23)`, float32:
 
@@ -35,7 +36,7 @@ target speed of 15, 20, 25, 30 m/s above or below the present speed. Beyond the 
 | name | default | meaning |
 |---|---|---|
 | slowest | 18.0 | desired speed of the other cars, at least, m/s |
-| fastest | 24.0 | and at most |
+| fastest | 24.0 | and at most; far beyond, the observation leaves its declared range, and all need to move |
 
 **References** (mean return, test split):
 

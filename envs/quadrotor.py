@@ -35,7 +35,7 @@ policy as good as linear control.
 | arm | 0.25 | from the centre to a rotor, m |
 | gravity | 9.81 | m/s^2 |
 | tau | 0.02 | seconds a step |
-| spread | 0.5 | of the start; the baseline holds out to about 1 |
+| spread | 0.5 | of the start; the baseline holds out to about 1, and far beyond the observation leaves its declared range |
 | bound | 2.0 | m |
 
 **References** (mean return, test split):

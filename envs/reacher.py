@@ -25,7 +25,7 @@ terminated; truncated after 200 steps (8 seconds). **Solved** at a mean return o
 | name | default | meaning |
 |---|---|---|
 | mass | 1.0 | of each link, kg |
-| length | 0.5 | of each link, m; the target's ring is not scaled with it |
+| length | 0.5 | of each link, m; beyond 0.5 the observation leaves its range; the target's ring is not scaled |
 | damping | 0.1 | in each joint, N m s |
 | max_torque | 1.0 | N m for an action of 1 |
 

@@ -1017,7 +1017,7 @@ def sweep(argv: list[str]) -> int:
     modules, argv = take_allowed(argv)
     searched, argv = take_config_dir(argv)
     verb = argv[0] if argv and argv[0] in ("resume", "join", "show") else None
-    if verb and (len(argv) < 2 or "=" in argv[1].partition("://")[0]):
+    if verb and (len(argv) < 2 or ("=" in argv[1].partition("://")[0] and not Path(argv[1]).exists())):
         raise UsageError(f"rlsys sweep {verb} needs a sweep's folder{'' if verb == 'resume' else ' or a URL'}.")
     place, argv = (argv[1], argv[2:]) if verb else ("", argv)
     own = [compose.normalised(arg) for arg in argv if arg.startswith(("sweep.", "sweep="))]
@@ -1042,7 +1042,8 @@ def sweep(argv: list[str]) -> int:
     with contextlib.closing(study):
         if verb == "show":
             return show_sweep(study, folder, as_json)
-        train_command = [*sweeps.TRAIN, *(f"--allow-import={module}" for module in modules)]
+        allowed = [f"--allow-import={module}" for module in modules]
+        train_command = [*sweeps.TRAIN, *allowed]
         work = sweeps.Sweep(study, folder, settings, compose.checked, train=train_command, quiet=quiet)
         if not quiet:
             room = f"{len(work.free)} at a time, {work.free[0].threads} threads each"
@@ -1056,7 +1057,8 @@ def sweep(argv: list[str]) -> int:
             work.run()
         except (sweeps.Stopped, sweeps.StorageLost) as end:
             code = PREEMPTED if isinstance(end, sweeps.Stopped) else STORAGE
-            return complain(f"{end}\n       go on with: rlsys sweep resume {shlex.quote(str(folder))}", code)
+            again = shlex.join(["rlsys", "sweep", "resume", str(folder), *allowed])
+            return complain(f"{end}\n       go on with: {again}", code)
         return show_sweep(study, folder, as_json) if not quiet else OK if study.best() else FAILED
 
 
@@ -1068,14 +1070,16 @@ def reopened_sweep(verb: str, place: str, name: str | None, own: list[str]) -> t
 
     allowed = (*OWN_KEYS, "trials") if verb == "resume" else OWN_KEYS
     keys = [override.partition("=")[0].removeprefix("sweep.") for override in own]
-    settings, _ = compose.composed_sweep(own)
     for key in keys:
         if key not in allowed:
             keep = f"a sweep keeps its {key}; {verb} takes {', '.join(allowed)}."
             raise UsageError(f"{own[keys.index(key)]}: {keep}")
+    settings, _ = compose.composed_sweep([text for text in own if text.startswith(("sweep.storage=", "sweep.dir="))])
     if verb == "show":
         return *sweeps.look(place, name, settings.storage), settings
     study, folder = sweeps.reopen(place, name, settings.storage, settings.dir)
+    kept = {key: getattr(study.spec.sweep, key) for key in ("gpus_per_worker", "jobs_per_gpu") if key not in keys}
+    settings, _ = compose.composed_sweep([*own, *(f"sweep.{key}={value}" for key, value in kept.items())])
     if verb == "resume":
         sweeps.extend(study, folder, settings.trials if "trials" in keys else None)
     return study, folder, replace(study.spec.sweep, **{key: getattr(settings, key) for key in keys})
@@ -1084,6 +1088,7 @@ def reopened_sweep(verb: str, place: str, name: str | None, own: list[str]) -> t
 def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
     """Print the trials, and the best with its score on the test split, which has chosen nothing."""
     from rlsys.cost import load_prices
+    from rlsys.sweep.findings import command
     from rlsys.sweep.view import shown_trial, to_json
 
     rows, best = study.rows(), study.best()
@@ -1116,8 +1121,8 @@ def show_sweep(study: Any, folder: Path, as_json: bool) -> int:
         members = ", ".join(str(study.spec.member(number)) for number in chain)
         print(f"* lineage: trials {', '.join(map(str, chain))} (of members {members}).")
     print(f"* {title}. Trial {best[0].number} scores {' '.join(short(test) for test in tests)} on the test split.")
-    if (folder / "experiment" / "best.yaml").exists():
-        print(f"train it: rlsys train --config-dir {shlex.quote(str(folder))} experiment=best")
+    if typed := command(study, folder, best[0].number):
+        print(f"train it: {typed}")
     return OK
 
 

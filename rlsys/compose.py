@@ -222,6 +222,8 @@ def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[
             if not parsed.is_sweep_override():
                 fixed.append(text)
             elif isinstance(value, IntervalSweep):
+                if unknown_tags := sorted(value.tags - {"log", "int", "float"}):
+                    raise UsageError(f"{text}: there is no tag {unknown_tags[0]!r}; there is log.")
                 is_int = "int" in value.tags or isinstance(value.start, int)
                 low, high, is_log = float(value.start or 0), float(value.end or 0), "log" in value.tags
                 if not low < high or (is_log and low <= 0):

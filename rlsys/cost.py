@@ -203,6 +203,8 @@ def load_prices(path: str | None = None) -> Prices | None:
         data = yaml.safe_load(Path(where).read_text())
         if not isinstance(data, dict) or not data.get("currency"):
             raise ConfigError("it must have keys and values, one of them the currency, such as `currency: EUR`.")
+        if others := [key for key in data if not isinstance(key, str)]:
+            raise ConfigError(f"there is no key {others[0]!r}. Known: {', '.join(vars(Prices()))}.")
         prices: Prices = build(Prices, data, "")
         for name, rate in prices.gpu_hour.items():
             if (

@@ -110,9 +110,15 @@ def lead(
                     gc.freeze()
                     gc.enable()
                 book.begin(agent.steps)
-                for learner, part, until in parts(cfg, agent):
-                    loop(run, part, learner, book, log, progress, stop, until)
-                    agent = learner
+                try:
+                    for learner, part, until in parts(cfg, agent):
+                        loop(run, part, learner, book, log, progress, stop, until)
+                        agent = learner
+                except Preempted:
+                    raise
+                except Exception:  # what it has cost is known
+                    log.write(agent.steps, book.costs())
+                    raise
             seconds = book.elapsed
 
             # the figure that counts: the best policy on the test split, which has been used for nothing else

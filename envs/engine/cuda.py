@@ -154,13 +154,13 @@ class CudaVectorEnv(SimVectorEnv):
         return self._snapshot(self.state, self.params)
 
     def set_state(self, state: dict[str, NDArray], obs: Any = None) -> None:
-        states, params = self._checked_snapshot(state)
+        states, params, seed = self._checked_snapshot(state)
         new_states, new_params = on_device(states), on_device(params)
         self._check_states(new_states, new_params)
         # into the same memory: a captured graph goes on with it
         copy_to(self._states, new_states, self.stream)
         copy_to(self._params, new_params, self.stream)
-        self._seed[:] = np.asarray(state["seed"], np.int64).view(np.uint64)
+        self._seed[:] = seed
         copy_to(self._device_seed, on_device(self._seed), self.stream)
         if obs is not None:
             self.observe(obs)

@@ -22,8 +22,9 @@ class SimEnv(gymnasium.Env):
     Other keyword arguments (params, split, num_levels, max_episode_steps, backend, precision) are `SimVectorEnv`'s.
     The underlying vector env is `vector`: `env.unwrapped.vector.state["x"][0] = 0.5`, `.get_state()`, ...
 
-    Episodes are truncated by the env itself; `info` is empty. `step` before `reset`, or after the episode's end, raises
-    `gymnasium.error.ResetNeeded`.
+    Episodes are truncated by the env itself: `gymnasium.make(..., max_episode_steps=)` can only shorten them, as Gymnasium keeps
+    that to itself; `gymnasium.make_vec` and `envs.make_vec` can lengthen them, too. `info` is empty. `step` before `reset`, or
+    after the episode's end, raises `gymnasium.error.ResetNeeded`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 30}  # noqa: RUF012 (Gymnasium's)
@@ -58,5 +59,7 @@ class SimEnv(gymnasium.Env):
         """The world as it stands: a frame or text, by `render_mode`."""
         if self.render_mode is None:
             return gymnasium.logger.warn("render() without a render_mode: pass one to gymnasium.make.")
+        if not self._running and self.vector.state["episode"][0] < 0:
+            raise ResetNeeded("render() needs an episode: call reset() first.")
         frame = self.vector.frame(0)
         return ansi(frame) if self.render_mode == "ansi" else frame

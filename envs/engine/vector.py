@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numba
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
@@ -72,6 +73,7 @@ class SimVectorEnv(VectorEnv):
     """
 
     is_resident = False  # on the CPU; see cuda.py
+    tells_episodes = True  # in `info`: their returns and lengths
 
     def __init__(
         self,
@@ -90,6 +92,12 @@ class SimVectorEnv(VectorEnv):
         render_mode: str | None = None,
         copy: bool = False,
     ):
+        # what `__deepcopy__` makes another of
+        self._arguments: dict[str, Any] = {
+            "num_envs": num_envs, "seed": seed, "params": params, "split": split, "num_levels": num_levels,
+            "max_episode_steps": max_episode_steps, "first_env": first_env, "backend": backend, "precision": precision,
+            "autoreset_mode": autoreset_mode, "render_mode": render_mode, "copy": copy,
+        }  # fmt: skip
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": sim.frame_rate}
         self.metadata["autoreset_mode"] = mode = _autoreset_mode(autoreset_mode)
         _one_of("split", split, SPLITS)
@@ -175,7 +183,9 @@ class SimVectorEnv(VectorEnv):
         if ended is None:
             info: dict[str, Any] = {}
         else:
-            info = {"episode": {"r": episode_return, "l": episode_length}, "_episode": ended}
+            info = {}
+            if self.tells_episodes:
+                info |= {"episode": {"r": episode_return, "l": episode_length}, "_episode": ended}
             if not self._next_step:
                 info |= {"final_obs": final_obs, "_final_obs": ended}
         if self.copy:
@@ -285,11 +295,26 @@ class SimVectorEnv(VectorEnv):
         obs (N, ...), if given, is filled with the observations. ValueError, and nothing changes, if the snapshot is of
         another env or the sim calls a state invalid.
         """
-        states, params = self._checked_snapshot(state)
+        states, params, seed = self._checked_snapshot(state)
         self._check_states(states, params)
+        if obs is not None:
+            _check_array("obs", obs, *self._shapes()["obs"])
         self._states[:], self._params[:] = states, params
-        self._seed[:] = np.asarray(state["seed"], np.int64).view(np.uint64)
+        self._seed[:] = seed
         self.observe(obs)
+
+    def __deepcopy__(self, memo: dict) -> "SimVectorEnv":
+        """Another env of the same arguments, in the same state."""
+        other = type(self)(self.sim, **self._arguments)
+        other.seed, other.tells_episodes = self.seed, self.tells_episodes
+        if (self.state["episode"] >= 0).all():
+            other.set_state(self.get_state())
+        return other
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled. Keep get_state(), and give it to set_state() of another."
+        )
 
     def frame(self, i: int, size: int = 400) -> NDArray:
         """A picture of env i, (size, size, 3) uint8, drawn without a display."""
@@ -348,6 +373,8 @@ class SimVectorEnv(VectorEnv):
     def _step_checked(self, actions: Any) -> int:
         """One step by actions that may be anything; the first one compiles the kernel."""
         actions = self._checked(actions)
+        if (self._states["episode"] < 0).any():
+            raise ResetNeeded("step() needs episodes: call reset() first.")
         assert self._bound
         if self.backend == "python":
             with np.errstate(over="ignore"):
@@ -448,8 +475,15 @@ class SimVectorEnv(VectorEnv):
             "seed": self._seed.view(np.int64).copy(),
         }
 
-    def _checked_snapshot(self, state: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
-        """The records of a snapshot; ValueError if it is of another env."""
+    def _checked_snapshot(self, state: dict[str, NDArray]) -> tuple[NDArray, NDArray, NDArray]:
+        """Records and seed of a snapshot; ValueError if it is of an env of other sizes."""
+        if missing := {"states", "params", "seed"} - set(state):
+            raise ValueError(f"{sorted(missing)[0]}: the snapshot has none; it is not of `get_state`.")
+        seed = np.asarray(state["seed"], np.int64).view(np.uint64)
+        if seed.shape != self._seed.shape:
+            raise ValueError(
+                f"seed: snapshot has shape {seed.shape}, this env {self._seed.shape}; it is of another env."
+            )
         theirs = []
         for name, mine in (("states", self._states), ("params", self._params)):
             array = np.array(state[name], np.uint8).reshape(-1)
@@ -458,7 +492,7 @@ class SimVectorEnv(VectorEnv):
                     f"{name}: snapshot has {array.nbytes} bytes, this env {mine.nbytes}; it is of another env."
                 )
             theirs.append(array.view(mine.dtype))
-        return theirs[0], theirs[1]
+        return theirs[0], theirs[1], seed
 
     def _ended_mask(self, num_ended: int, actions: Any) -> NDArray:
         """The mask of envs whose episode ended; ValueError where the kernel has refused the actions."""
@@ -475,7 +509,9 @@ def _copied(info: dict[str, Any]) -> dict[str, Any]:
 
 def make(sim: str | Sim, num_envs: int = 1, *, device: str = "cpu", **kwargs: Any) -> SimVectorEnv:
     """The entry point of `gymnasium.make_vec`: on the CPU, as is Gymnasium's custom, it returns copies."""
-    return envs.make_vec(sim, num_envs, device=device, **{"copy": device == "cpu", **kwargs})
+    env = envs.make_vec(sim, num_envs, device=device, **{"copy": device == "cpu", **kwargs})
+    env.tells_episodes = False  # Gymnasium's RecordEpisodeStatistics refuses an env that does
+    return env
 
 
 def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:

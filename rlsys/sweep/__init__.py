@@ -274,6 +274,8 @@ class Sweep:
         try:
             config = self.compose([*self.spec.fixed, *taken.overrides])
         except ConfigError as error:
+            if str(error) == self._fault_of_all():
+                raise  # no trial's own: a module that is not allowed, a package that is gone
             self.study.fail(taken.number, str(error))
             self._told(taken.number)
             return False
@@ -283,6 +285,14 @@ class Sweep:
         if not pending:
             self._decide(trial, self.study.finish(trial.number, list(trial.results.values())))
         return True
+
+    def _fault_of_all(self) -> str:
+        """What is wrong with every trial, whatever its values; empty if nothing is."""
+        try:
+            self.compose(self.spec.fixed)
+        except ConfigError as error:
+            return str(error)
+        return ""
 
     # -- following them
 

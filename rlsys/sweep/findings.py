@@ -1,5 +1,6 @@
 """What a sweep has found: which keys matter, the best trials with their intervals, how the best came about."""
 
+import contextlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -100,7 +101,7 @@ def find(study: Study, folder: Path) -> Findings:
         best=[row.number for row in best],
         intervals={row.number: [study.interval(row, i) for i in range(len(better))] for row in finished},
         tests={row.number: [result["test"] for result in row.seeds.values()] for row in finished},
-        commands={row.number: command(folder, [*spec.fixed, *study.overrides(row)], row.number, best) for row in best},
+        commands={row.number: typed for row in best if (typed := command(study, folder, row.number))},
         notes=notes(counts, sweep.objective, importances, len(spec.seeds)),
     )
 
@@ -119,12 +120,19 @@ def history(rows: Sequence[Row], objective: int, better: str) -> list[Point]:
     return points
 
 
-def command(folder: Path, overrides: list[str], number: int, best: Sequence[Row]) -> str:
-    """What to type to train a trial of the best again: its recipe, if the sweep has left one, else its values."""
-    recipe = "best" if len(best) == 1 else f"best-{number}"
-    if (folder / "experiment" / f"{recipe}.yaml").exists():
-        return shlex.join(["rlsys", "train", "--config-dir", str(folder), f"experiment={recipe}"])
-    return shlex.join(["rlsys", "train", *overrides])
+def command(study: Study, folder: Path, number: int) -> str:
+    """What to type to train one of the best trials again: its recipe, if the sweep has left one, else its values.
+
+    Of a population that has no recipe yet it is nothing: one segment's values are not what has been trained.
+    """
+    for recipe in (f"best-{number}", "best"):
+        with contextlib.suppress(OSError):
+            title = (folder / "experiment" / f"{recipe}.yaml").read_text().split("\n", 2)[1]
+            if title.startswith(f"# {study.spec.name}, trial {number}: "):  # it may be of one that was the best before
+                return shlex.join(["rlsys", "train", "--config-dir", str(folder), f"experiment={recipe}"])
+    if study.spec.is_population:
+        return ""
+    return shlex.join(["rlsys", "train", *study.spec.fixed, *study.overrides(study.row(number))])
 
 
 def notes(

@@ -475,7 +475,7 @@ def _row(f: Findings, row: Row) -> dict[str, Any]:
         "state": row.state,
         **dict(zip(f.objectives, values, strict=True)),
         "seeds": f"{len(row.seeds)}/{len(f.seeds)}",
-        "seconds": "" if row.seconds is None else f"{row.seconds:.1f}",
+        "took": "" if row.seconds is None else f"{row.seconds:.1f} s",
         "values": shown_params(row),
         "what went wrong": error[-1] if error else "",
     }

@@ -275,6 +275,8 @@ class Study:
                 raise ConfigError(
                     f"sweep.trials={trials}: a population has as many segments as its schedules reach to."
                 )
+            if trials < (made := len(self._study.get_trials(deepcopy=False))):
+                raise ConfigError(f"sweep.trials={trials}: there are {made} already, and none can be taken away.")
             data = self.spec.to_data()
             data["sweep"]["trials"] = trials
             self.spec = Spec.from_data(data)

@@ -43,7 +43,7 @@ def shown_trial(study: Study, row: Row) -> dict[str, str]:
         "state": row.state,
         ", ".join(study.spec.sweep.objective): shown_values(study, row) or (error[-1][:60] if error else ""),
         **_shown_place(study, row),
-        "seconds": "" if row.seconds is None else f"{row.seconds:.1f}",
+        "took": "" if row.seconds is None else f"{row.seconds:.1f} s",
         "values": shown_params(row),
     }
 

@@ -4,14 +4,18 @@ Most traces are of `COUNTER`, a world that counts: each step adds the action (0,
 `start`; the reward is the action; the episode terminates at `goal`; the observation is the number.
 """
 
+import copy
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 from itertools import pairwise
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -614,3 +618,64 @@ def test_references_hold_for_the_default_parameters_and_step_limit_only():
 def test_an_optimum_below_chance_is_refused():
     with pytest.raises(ValueError, match="Counter: the reference 'optimal' must be above 'random'"):
         dataclasses.replace(COUNTER, references={**KNOWN, "optimal": KNOWN["random"]})
+
+
+def test_who_steps_before_the_first_reset_is_told():
+    for backend in ("serial", "python"):
+        env = envs.make_vec("racer", 3, seed=0, backend=backend)
+        with pytest.raises(ResetNeeded, match="call reset"):
+            env.step(np.zeros((3, 2), np.float32))
+        env.reset()
+        env.step(np.zeros((3, 2), np.float32))
+    with pytest.raises(ResetNeeded, match="call reset"):
+        gymnasium.make("envs:rlsys/Racer-v0", render_mode="rgb_array").unwrapped.render()
+
+
+def test_a_copy_has_the_same_future_and_a_life_of_its_own():
+    env = envs.make_vec("cartpole", 4, seed=3, params={"gravity": [5.0, 15.0]}, copy=True)
+    env.reset()
+    actions = np.random.default_rng(0).integers(2, size=(100, 4))
+    for a in actions[:20]:
+        env.step(a)
+    other, before = copy.deepcopy(env), env.get_state()
+    theirs = [other.step(a)[:4] for a in actions[20:]]
+    for name, array in env.get_state().items():
+        np.testing.assert_array_equal(array, before[name])
+    ours = [env.step(a)[:4] for a in actions[20:]]
+    for mine, found in zip(ours, theirs, strict=True):
+        for a, b in zip(mine, found, strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(TypeError, match="get_state"):
+        pickle.dumps(env)
+    single = gymnasium.make("envs:rlsys/CartPole-v0")
+    single.reset(seed=1)
+    assert copy.deepcopy(single).step(1)[0].tolist() == single.step(1)[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("params"), "params: the snapshot has none"),
+        (lambda state: state.update(seed=np.zeros(2, np.int64)), "seed: snapshot has shape"),
+        (lambda state: None, "obs is not a writable"),
+    ],
+)
+def test_a_snapshot_that_is_refused_changes_nothing(change, words):
+    env = envs.make_vec("cartpole", 2, seed=0)
+    env.reset()
+    other = env.get_state()
+    env.step(np.zeros(2, np.int64))
+    before = env.get_state()
+    change(other)
+    with pytest.raises(ValueError, match=words):
+        env.set_state(other, np.zeros((2, 4)))
+    for name, array in env.get_state().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_gymnasiums_wrapper_records_the_statistics_of_episodes():
+    vector = gymnasium.make_vec("envs:rlsys/CartPole-v0", num_envs=4)
+    recorded = gymnasium.wrappers.vector.RecordEpisodeStatistics(vector)
+    recorded.reset(seed=0)
+    infos = [recorded.step(np.ones(4, np.int64))[4] for _ in range(40)]
+    assert any("episode" in info for info in infos)
