@@ -278,6 +278,7 @@ def test_a_gpu_without_a_price_has_none_and_is_refused_before_it_is_used(prices)
     ("text", "words"),
     [
         ("core_hour: 1", "currency: EUR"),
+        ("currency: EUR\n1: 2", "there is no key 1. Known: currency, core_hour"),
         ("just words", "currency: EUR"),
         ("", "currency: EUR"),
         ("currency: EUR\ncore_hours: 1", "Did you mean 'core_hour'?"),

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
@@ -285,6 +286,15 @@ def test_each_trial_of_a_front_has_a_recipe_that_trains_it_and_who_leaves_the_fr
     (folder / "experiment" / "best-999.yaml").write_text("stale")
     Sweep(study, folder, study.spec.sweep, compose, quiet=True).write_best()
     assert {path.stem for path in (folder / "experiment").iterdir()} == recipes
+
+
+def test_a_recipe_of_a_trial_that_is_not_the_best_any_more_is_not_named(tmp_path):
+    study = swept(tmp_path, by_rate, trials=3)
+    best = study.best()[0].number
+    assert findings.command(study, tmp_path, best) == f"rlsys train --config-dir {tmp_path} experiment=best"
+    recipe = tmp_path / "experiment" / "best.yaml"
+    recipe.write_text(recipe.read_text().replace(f"trial {best}: ", f"trial {best}9: "))
+    assert findings.command(study, tmp_path, best) == shlex.join(["rlsys", "train", *study.overrides(study.row(best))])
 
 
 def test_a_sweep_that_has_ended_is_found_in_its_database_and_nothing_is_written_by_looking(

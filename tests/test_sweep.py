@@ -118,6 +118,7 @@ def test_what_is_typed_later_takes_the_place_of_a_presets_value():
         (["agent.gamma=interval(0.9,1.1)"], "agent.gamma=1.1 is out of range"),
         (["agent.gamma=interval(0.9,0.9)"], "from low to high"),
         (["agent.learning_rate=tag(log,interval(0,1))"], "from above 0"),
+        (["agent.learning_rate=tag(lg,interval(1,2))"], "there is no tag 'lg'; there is log"),
         (["agent.gamma=0.9,0.99", "sweep.trial=3"], "Did you mean 'sweep.trials'?"),
         (["agent.gamma=0.9,0.99", "sweep.trials=0"], "sweep.trials=0 is out of range: it must be between 1"),
         (["agent.gamma=0.9,0.99", "sweep.sampler=tpee"], "Did you mean 'tpe'?"),
@@ -477,6 +478,37 @@ def test_a_sweep_can_be_made_longer(tmp_path, train):
     assert [row.state for row in study.rows()] == ["finished"] * 3
     assert [row.values for row in study.rows()[:2]] == before
     assert set(starts(tmp_path).values()) == {1}
+    with pytest.raises(ConfigError, match=r"sweep.trials=2: there are 3 already"):
+        extend(study, folder, 2)
+
+
+def test_what_is_wrong_with_every_trial_fails_none_and_ends_the_sweep(tmp_path, train):
+    def refused(overrides):
+        raise ConfigError("would import the module 'mine': --allow-import mine")
+
+    spec = planned(tmp_path, seeds=[0], trials=2)
+    study, folder = sweep.create(spec)
+    with pytest.raises(ConfigError, match="--allow-import mine"):
+        Sweep(study, folder, spec.sweep, refused, train=train, quiet=True).run()
+    study.close()
+    study, folder = reopen(str(tmp_path))
+    extend(study, folder)
+    Sweep(study, folder, spec.sweep, compose, train=train, quiet=True).run()
+    assert [row.state for row in study.rows()] == ["finished"] * 2
+
+
+def test_a_gpus_places_can_be_changed_when_a_sweep_goes_on_and_its_folder_may_have_any_name(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    study, _ = sweep.create(planned(Path("lr=1"), seeds=[0], trials=1, gpus_per_worker=1, workers=1))
+    study.close()
+    study, _, settings = cli.reopened_sweep("resume", "lr=1", None, ["sweep.jobs_per_gpu=2"])
+    assert (settings.gpus_per_worker, settings.jobs_per_gpu) == (1, 2)
+    study.close()
+    assert cli.main(["sweep", "show", "lr=1"]) == cli.FAILED
+    assert "no trial has finished" in capsys.readouterr().err
 
 
 def test_a_trial_whose_process_died_while_it_chose_values_gets_the_rest_of_them(tmp_path, train):
