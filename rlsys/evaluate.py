@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlsys.config import ConfigError
 from rlsys.policy import Policy
 from rlsys.signals import Stop
 from rlsys.statistics import bootstrap, bootstrap_interval, iqm, percentile_interval
@@ -17,8 +18,8 @@ MAX_ENVS = 100  # side by side in an evaluation
 PATIENCE = 200_000  # steps in which one of them must end an episode, if the env has no limit that we know
 
 
-class Abandoned(Exception):
-    """An evaluation was given up; the message says why."""
+class Abandoned(ConfigError):
+    """An evaluation was given up: it was asked to stop, or the env's episodes have no end."""
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def loop(
         progress.update(agent.steps, log.write(agent.steps, metrics))
 
     def assess() -> str:
-        """Evaluate, on a split that training never sees; returns why that was given up, if it was."""
+        """Evaluate; returns why that was given up, if it was."""
         wait(agent.env.device)
         try:
             with book.evaluating:
@@ -261,7 +261,7 @@ def loop(
                 write({**agent.env.metrics(), **metrics, **book.clock(agent), **book.costs()})
         progress.update(agent.steps)
 
-        # evaluate
+        # evaluate: on a split that training never sees
         if due(cfg.eval_every):
             book.owes = assess()
 
