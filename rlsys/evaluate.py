@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlsys.config import ConfigError
+from rlsys.config import ConfigError, SimConfig
 from rlsys.policy import Policy
 from rlsys.signals import Stop
 from rlsys.statistics import bootstrap, bootstrap_interval, iqm, percentile_interval
@@ -149,8 +149,11 @@ def played(
 def held_out(policy: Policy, env_config: Any, episodes: int, split: str, **options: Any) -> Report:
     """Evaluate on a split of its own: "validation" chooses the best checkpoint, "test" is for the final figure.
 
-    The episodes are the same for every policy and run, so that differences between policies are not differences of luck.
+    The episodes are the same for every policy and run, so that differences between policies are not differences of luck. On
+    "train" they are of the levels trained on, but of the world's own parameters, as on the others.
     """
+    if isinstance(env_config, SimConfig):
+        env_config = replace(env_config, train_params={})
     env = make_env(env_config, min(episodes, MAX_ENVS), split=split, seed=0, device=str(policy_device(policy)))
     try:
         return replace(evaluate(policy, env, episodes, **options), scale=score_scale(env_config, split))

@@ -378,10 +378,9 @@ def reward_threshold(config: Any) -> float | None:
 def score_scale(config: Any, split: str) -> Scale | None:
     """What turns mean returns of the env of `config` into scores; None where its sim's references do not hold.
 
-    They do not for a few of the training levels either, which may be easier or harder than the rest, nor for training
-    parameters.
+    They do not for a few of the training levels either, which may be easier or harder than the rest.
     """
-    if not isinstance(config, SimConfig) or (split == "train" and (config.levels or config.train_params)):
+    if not isinstance(config, SimConfig) or (split == "train" and config.levels):
         return None
     return envs.get_sim(config.name).scale(config.params, config.max_episode_steps)
 
