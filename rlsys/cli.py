@@ -1070,15 +1070,16 @@ def reopened_sweep(verb: str, place: str, name: str | None, own: list[str]) -> t
 
     allowed = (*OWN_KEYS, "trials") if verb == "resume" else OWN_KEYS
     keys = [override.partition("=")[0].removeprefix("sweep.") for override in own]
+    shares = ("gpus_per_worker", "jobs_per_gpu")  # right only together with what the sweep has of them
+    settings, _ = compose.composed_sweep([text for key, text in zip(keys, own, strict=True) if key not in shares])
     for key in keys:
         if key not in allowed:
             keep = f"a sweep keeps its {key}; {verb} takes {', '.join(allowed)}."
             raise UsageError(f"{own[keys.index(key)]}: {keep}")
-    settings, _ = compose.composed_sweep([text for text in own if text.startswith(("sweep.storage=", "sweep.dir="))])
     if verb == "show":
         return *sweeps.look(place, name, settings.storage), settings
     study, folder = sweeps.reopen(place, name, settings.storage, settings.dir)
-    kept = {key: getattr(study.spec.sweep, key) for key in ("gpus_per_worker", "jobs_per_gpu") if key not in keys}
+    kept = {key: getattr(study.spec.sweep, key) for key in shares if key not in keys}
     settings, _ = compose.composed_sweep([*own, *(f"sweep.{key}={value}" for key, value in kept.items())])
     if verb == "resume":
         sweeps.extend(study, folder, settings.trials if "trials" in keys else None)

@@ -49,19 +49,25 @@ def normalised(override: str) -> str:
     return override
 
 
-def typed_values(given: dict[str, str]) -> dict[str, Any]:
-    """What is typed on top of a run's own configuration, as values; not the choices that make up a run."""
+def parsed(override: str) -> Any:
+    """One override as Hydra reads it; UsageError if it cannot be read."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    try:
+        (found,) = OverridesParser.create().parse_overrides([normalised(override)])
+    except HydraException as error:
+        raise UsageError(explain(error, [override])) from None
+    return found
+
+
+def typed_values(given: dict[str, str]) -> dict[str, Any]:
+    """What is typed on top of a run's own configuration, as values; not the choices that make up a run."""
     if fixed := given.keys() & {"env", "agent", "experiment"}:
         raise UsageError(f"a run that goes on keeps its env and agent: leave out {sorted(fixed)[0]}=.")
     values = {}
     for key, text in given.items():
-        try:
-            (override,) = OverridesParser.create().parse_overrides([normalised(f"{key}={text}")])
-        except HydraException as error:
-            raise UsageError(explain(error, [f"{key}={text}"])) from None
+        override = parsed(f"{key}={text}")
         if override.is_sweep_override():
             raise UsageError(f"{key}={text}: a run that goes on has one value for each key; a list is written [1,2].")
         values[key] = override.value()
@@ -187,7 +193,7 @@ def composed_sweep(overrides: list[str]) -> tuple[Any, list[str]]:
     settings = [override for override in overrides if not override.startswith("sweep=")]
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            composed: Any = OmegaConf.to_container(hydra.compose(f"sweep/{name}", settings), resolve=True)
+            found: Any = OmegaConf.to_container(hydra.compose(f"sweep/{name}", settings), resolve=True)
     except (HydraException, ValueError) as error:
         if match := re.search(r"Could not override '([^']+)'", str(error)):
             from rlsys.config import SweepConfig
@@ -195,16 +201,14 @@ def composed_sweep(overrides: list[str]) -> tuple[Any, list[str]]:
             known = [f"sweep.{key}" for key in asdict(SweepConfig())]
             raise UsageError(unknown_key(match[1], known)) from None
         raise UsageError(explain(error, settings)) from None
-    data = composed["sweep"]
+    data = found["sweep"]
     space = data.pop("space")
     return resolve_sweep(data), [f"{key}={value}" for key, value in space.items()]
 
 
 def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[int]]:
     """What is typed for every run, the values to search by key, and the seeds; a later override takes an earlier's place."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
-    from hydra.errors import HydraException
 
     from rlsys.sweep.spec import Parameter
 
@@ -216,10 +220,10 @@ def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[
             raise UsageError(f"{text}: a sweep has its own folder: {instead}.")
         if key == "init":
             raise UsageError(f"{text}: the runs of a sweep begin anew: leave it out.")
+        override = parsed(text)
         try:
-            parsed = OverridesParser.create().parse_override(normalised(text))
-            value = parsed.value()
-            if not parsed.is_sweep_override():
+            value = override.value()
+            if not override.is_sweep_override():
                 fixed.append(text)
             elif isinstance(value, IntervalSweep):
                 if unknown_tags := sorted(value.tags - {"log", "int", "float"}):
@@ -230,7 +234,7 @@ def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[
                     raise UsageError(f"{text}: an interval goes from low to high, and with a log from above 0.")
                 space[key] = Parameter("int" if is_int else "float", low=low, high=high, log=is_log)
             elif isinstance(value, RangeSweep):
-                found = [float(word) for word in parsed.sweep_string_iterator()]
+                found = [float(word) for word in override.sweep_string_iterator()]
                 if not found:
                     raise UsageError(f"{text}: there is nothing in this range.")
                 kind = "int" if all(isinstance(n, int) for n in (value.start, value.stop, value.step)) else "float"
@@ -239,15 +243,13 @@ def search_space(overrides: list[str]) -> tuple[list[str], dict[str, Any], list[
                 else:
                     space[key] = Parameter(kind, low=min(found), high=max(found), step=abs(float(value.step)))
             elif isinstance(value, ChoiceSweep):
-                words = list(dict.fromkeys(parsed.sweep_string_iterator()))
+                words = list(dict.fromkeys(override.sweep_string_iterator()))
                 if key == "seed":
                     seeds = [int(word) for word in words]
                 else:
                     space[key] = Parameter("choice", words)
             else:
                 raise UsageError(f"{text}: a sweep takes choice(...), range(...) and interval(...).")
-        except HydraException as error:
-            raise UsageError(explain(error, [text])) from None
         except ValueError:
             raise UsageError(f"{text}: seeds are integers.") from None
     if "seed" in space:

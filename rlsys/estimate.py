@@ -26,6 +26,7 @@ from typing import Any
 from rlsys import config as configs
 from rlsys.config import Config, ConfigError
 from rlsys.cost import Cost, Meter, Prices, disk_bytes, load_prices, total
+from rlsys.folder import Run, describe, label, last_lines, new_folder
 
 SECONDS = 10.0  # of a probe, about: starting and compiling come before
 SHARES = {"train": 0.55, "evaluate": 0.15, "test": 0.15}  # of them, at most; replays are bounded by their frames
@@ -34,7 +35,6 @@ FRAMES = (5, 105)  # of the replays that are drawn to be measured
 BEST = 0.5  # of the evaluations, which are the best so far
 POINTS = 300  # of the log, while the time so far grows by a factor of e (log.Pace)
 POLL_SECONDS = 0.05
-LINES = 8  # of what a probe that failed said last
 PHASES = ("start", "train", "end")
 
 
@@ -195,7 +195,6 @@ class Deadline:
 def measure(cfg: Config, folder: Path, seconds: float, meter: Meter, prices: Prices | None) -> Probe:
     """Train as `cfg` says for some seconds in `folder`, and measure all that a run does. meter: of this whole process."""
     from rlsys import checkpoint, run
-    from rlsys.folder import Run, describe, new_folder
     from rlsys.log import Log, Progress
     from rlsys.torchenv import Stopwatch, has_levels, wait
     from rlsys.tune import warm_up
@@ -331,7 +330,6 @@ def play(policy: Any, cfg: Config, episodes: int, split: str, seconds: float) ->
 
 def film(policy: Any, cfg: Config, folder: Path, length: int) -> tuple[float, float]:
     """Seconds and bytes of a replay of so many steps, reckoned from two short ones; 0 of a world that cannot be drawn."""
-    from rlsys.folder import label
     from rlsys.replay import record
 
     found, short, long = [], FRAMES[0], max(FRAMES[0] + 1, min(FRAMES[1], length))
@@ -403,8 +401,8 @@ def _finish(at: Path, process: subprocess.Popen) -> Probe:
     while process.poll() is None:
         time.sleep(POLL_SECONDS)
     if process.returncode:
-        said = (at / "said.txt").read_text(errors="replace").strip().splitlines()[-LINES:]
-        raise ConfigError("the probe failed:\n" + "\n".join(said or [f"exit code {process.returncode}"]))
+        said = last_lines(at / "said.txt") or [f"exit code {process.returncode}"]
+        raise ConfigError("\n".join(["the probe failed:", *said]))
     return Probe.from_data(json.loads((at / "probe.json").read_text()))
 
 

@@ -126,23 +126,25 @@ def played(
     generator = torch.Generator(env.device).manual_seed(seed)
     was_training = policy.training
     policy.eval()
-    waited = 0  # steps since an episode has ended
-    while (done < quota).any():
-        ended = env.step(policy.act(env.obs, deterministic=deterministic, generator=generator), slot)
-        waited = 0 if ended is not None and ended.any() else waited + 1
-        if waited > PATIENCE and not env.is_native:  # a sim has a limit
-            policy.train(was_training)
-            raise Abandoned(
-                f"evaluation: no episode has ended for {PATIENCE:,} steps. Give the env a limit: "
-                "env.kwargs.max_episode_steps=1000, or what suits it."
-            )
-        if ended is not None:
-            for i in np.flatnonzero(ended & (done < quota)):
-                returns[i].append(slot[1].episode_return[i])
-                lengths[i].append(slot[1].episode_length[i])
-                done[i] += 1
-        yield int(done.sum())
-    policy.train(was_training)
+    waited = 0  # steps since an episode that counts has ended
+    try:
+        while (done < quota).any():
+            ended = env.step(policy.act(env.obs, deterministic=deterministic, generator=generator), slot)
+            waited += 1
+            if ended is not None:
+                for i in np.flatnonzero(ended & (done < quota)):
+                    returns[i].append(slot[1].episode_return[i])
+                    lengths[i].append(slot[1].episode_length[i])
+                    done[i] += 1
+                    waited = 0
+            if waited > PATIENCE and not env.is_native:  # a sim has a limit
+                raise Abandoned(
+                    f"evaluation: no episode has ended for {PATIENCE:,} steps. Give the env a limit: "
+                    "env.kwargs.max_episode_steps=1000, or what suits it."
+                )
+            yield int(done.sum())
+    finally:  # also where it is given up
+        policy.train(was_training)
     return Report(np.concatenate(returns), np.concatenate(lengths))
 
 

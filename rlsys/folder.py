@@ -27,6 +27,7 @@ from rlsys.cost import Cost, disk_bytes, load_prices
 if TYPE_CHECKING:
     from rlsys.policy import Policy
 
+LINES = 8  # of what a process that failed said last
 SECOND = len("20261231-235959")  # what the name of a run's folder begins with
 
 
@@ -210,6 +211,13 @@ def read_json(path: Path) -> Any:
     with contextlib.suppress(FileNotFoundError, ValueError):
         return json.loads(path.read_text())
     return None
+
+
+def last_lines(path: Path) -> list[str]:
+    """The last that a process has said into a file; nothing, if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace").strip().splitlines()[-LINES:]
+    return []
 
 
 def write_whole(path: Path, text: str) -> None:

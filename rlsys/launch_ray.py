@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.config import ConfigError
+from rlsys.folder import last_lines
 from rlsys.provenance import usable_cores
 from rlsys.signals import stop_signals
 
 GRACE_SECONDS = 60.0  # for a run to save itself, once asked to stop
 NOT_BEGUN = 75  # exit code, as of a run that was stopped
 STOP = "stop"  # a file beside the logs asks for it: ray.cancel does not reach a task that has just begun
-LINES = 8  # of what a failed run said last
 
 
 class Stopped(Exception):
@@ -126,4 +126,4 @@ def train_one(argv: list[str], where: str, log: str, environment: dict[str, str]
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    return process.returncode, "\n".join(Path(log).read_text(errors="replace").splitlines()[-LINES:])
+    return process.returncode, "\n".join(last_lines(Path(log)))

@@ -249,7 +249,7 @@ def test_a_mistake_is_told_before_anything_is_probed(monkeypatch, capsys, argume
 
 
 def test_a_probe_that_fails_says_what_it_died_of(monkeypatch):
-    monkeypatch.setattr(estimate, "LINES", 1)
+    monkeypatch.setattr("rlsys.folder.LINES", 1)
     cfg = resolve({"env": {"name": "nosuchsim"}})
     with pytest.raises(ConfigError, match=r"the probe failed:\n.*nosuchsim"):
         list(estimate.probes([cfg], 0.1))

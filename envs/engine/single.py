@@ -59,7 +59,5 @@ class SimEnv(gymnasium.Env):
         """The world as it stands: a frame or text, by `render_mode`."""
         if self.render_mode is None:
             return gymnasium.logger.warn("render() without a render_mode: pass one to gymnasium.make.")
-        if not self._running and self.vector.state["episode"][0] < 0:
-            raise ResetNeeded("render() needs an episode: call reset() first.")
         frame = self.vector.frame(0)
         return ansi(frame) if self.render_mode == "ansi" else frame

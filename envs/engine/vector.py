@@ -322,8 +322,10 @@ class SimVectorEnv(VectorEnv):
             raise ValueError(f"{self.sim.name} has no draw function, so it cannot be rendered.")
         from envs.engine.canvas import Canvas  # here: training needs no pictures, nor Pillow
 
+        state, params = self._record(i)
+        _check_begun(state["episode"], "a picture")
         canvas = Canvas(size, size)
-        self.sim.draw(*self._record(i), canvas)
+        self.sim.draw(state, params, canvas)
         return canvas.pixels()
 
     # -- inside ------------------------------------------------------------------------------------------------------
@@ -373,8 +375,7 @@ class SimVectorEnv(VectorEnv):
     def _step_checked(self, actions: Any) -> int:
         """One step by actions that may be anything; the first one compiles the kernel."""
         actions = self._checked(actions)
-        if (self._states["episode"] < 0).any():
-            raise ResetNeeded("step() needs episodes: call reset() first.")
+        _check_begun(self._states["episode"], "step()")
         assert self._bound
         if self.backend == "python":
             with np.errstate(over="ignore"):
@@ -519,6 +520,12 @@ def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
     name = mode.value if isinstance(mode, AutoresetMode) else mode
     _one_of("autoreset_mode", name, offered)
     return offered[name]
+
+
+def _check_begun(episode: Any, what: str) -> None:
+    """Raise ResetNeeded unless there have been episodes in all these envs."""
+    if np.any(episode < 0):
+        raise ResetNeeded(f"{what} needs an episode: call reset() first.")
 
 
 def _check_array(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:

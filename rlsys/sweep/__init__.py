@@ -33,7 +33,7 @@ from rlsys.sweep.jobs import Job, Slot, place_of, room
 from rlsys.sweep.spec import Compose, Spec
 from rlsys.sweep.study import JOURNAL, Row, Study, Taken, public
 from rlsys.sweep.study import StorageLost as StorageLost
-from rlsys.sweep.view import Board, shown_values
+from rlsys.sweep.view import Board, recipe_title, shown_values
 
 POLL_SECONDS = 0.1  # between looks at the runs
 LOOK_SECONDS = 1.0  # between looks at the whole study
@@ -415,7 +415,7 @@ class Sweep:
                 data = self._lineage_as_data(row) if self.spec.is_population else self._as_data(row)
                 for key in ("run_dir", "resume", "threads", "init"):
                     data.pop(key)
-                title = f"{self.spec.name}, trial {row.number}: {shown_values(self.study, row)}"
+                title = f"{recipe_title(self.study, row.number)}{shown_values(self.study, row)}"
                 write_whole(folder / f"{name}.yaml", configs.to_recipe(data, title))
             for path in folder.glob("best-*.yaml"):
                 if path.stem not in recipes:  # another is better by now

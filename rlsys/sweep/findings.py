@@ -10,6 +10,7 @@ from typing import Any
 
 from rlsys.sweep.spec import OBJECTIVES, Parameter
 from rlsys.sweep.study import STATES, TOP_TRIALS, Row, Study
+from rlsys.sweep.view import recipe_title
 
 FEW_SEEDS = 5  # of which a bootstrap interval is too narrow
 
@@ -127,8 +128,8 @@ def command(study: Study, folder: Path, number: int) -> str:
     """
     for recipe in (f"best-{number}", "best"):
         with contextlib.suppress(OSError):
-            title = (folder / "experiment" / f"{recipe}.yaml").read_text().split("\n", 2)[1]
-            if title.startswith(f"# {study.spec.name}, trial {number}: "):  # it may be of one that was the best before
+            text = (folder / "experiment" / f"{recipe}.yaml").read_text()
+            if f"# {recipe_title(study, number)}" in text:  # it may be of one that was the best before
                 return shlex.join(["rlsys", "train", "--config-dir", str(folder), f"experiment={recipe}"])
     if study.spec.is_population:
         return ""

@@ -16,13 +16,12 @@ from typing import Any
 
 from rlsys.config import ConfigError, SweepConfig
 from rlsys.cost import Cost
-from rlsys.folder import Run, find, is_held
+from rlsys.folder import Run, find, is_held, last_lines
 from rlsys.log import Follower
 from rlsys.provenance import usable_cores
 from rlsys.sweep.spec import OBJECTIVES
 
 GRACE_SECONDS = 60.0  # for a run to save itself, once asked to stop
-LINES = 8  # of what a failed run said last
 
 
 @dataclass(frozen=True)
@@ -198,10 +197,7 @@ class Job:
         ended = "its process was lost" if code is None else f"exit code {code}"
         if code is not None and code < 0:
             ended = f"killed by {signal.Signals(-code).name}"
-        said = ""
-        with contextlib.suppress(OSError):
-            said = (self.folder / "said.txt").read_text(errors="replace")
-        return "\n".join([f"seed {self.seed}: {ended}", *said.strip().splitlines()[-LINES:]])
+        return "\n".join([f"seed {self.seed}: {ended}", *last_lines(self.folder / "said.txt")])
 
 
 def _quoted(text: str) -> str:

@@ -35,6 +35,11 @@ def shown_params(row: Row) -> str:
     )
 
 
+def recipe_title(study: Study, number: int) -> str:
+    """What the title of a trial's recipe begins with."""
+    return f"{study.spec.name}, trial {number}: "
+
+
 def shown_trial(study: Study, row: Row) -> dict[str, str]:
     """A trial's row in a table."""
     error = (row.error or "").strip().splitlines()
